@@ -1,0 +1,1 @@
+"""Engines: a graph compiled for a machine, and run."""

@@ -1,0 +1,1 @@
+"""Histograms become ranges: one calibrator a module."""

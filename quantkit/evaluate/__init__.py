@@ -1,0 +1,1 @@
+"""What an engine is worth: the task's metrics, and its latency."""

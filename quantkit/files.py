@@ -1,0 +1,124 @@
+"""Files: written whole or not at all, known by their SHA-256, and where caches live."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from quantkit.errors import StorageError
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """An open binary file that becomes `path` when the block ends well and vanishes when it does not.
+
+    Raises:
+        StorageError: the folder cannot be made, written to, or has no space left.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files only their owner can read; a result is an ordinary file.
+        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101
+        os.replace(temporary, path)  # noqa: PTH105
+        temporary = None
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Free some space, or choose another place with --out.",
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+
+
+def _umask() -> int:
+    """The process's umask; reading it means setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Writes `data` to `path` atomically and returns the path."""
+    with atomic_file(path) as file:
+        file.write(data)
+    return Path(path)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes `text` as UTF-8 with LF line ends, atomically, and returns the path."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes `value` as indented JSON, atomically, and returns the path; NaN and Inf are refused."""
+    return write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_bytes(path: Path, reader: Callable[[bytes], Any] = bytes) -> Any:
+    """What `reader` makes of the bytes of `path`.
+
+    Raises:
+        StorageError: there is no such file, or it cannot be read.
+    """
+    try:
+        return reader(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise StorageError(f"There is no file {path}.", "Check the path.") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value in its canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_array(digest: Any, array: np.ndarray[Any, Any]) -> None:
+    """Feeds dtype, shape and little-endian bytes of an array into a hashlib digest."""
+    contiguous = np.ascontiguousarray(array)
+    digest.update(f"{contiguous.dtype.str}{contiguous.shape}".encode())
+    digest.update(contiguous.data if contiguous.size else b"")
+
+
+def cache_dir() -> Path:
+    """Where tables, histograms and engines are kept: $QUANTKIT_CACHE, else ./caches in a checkout, else the user's.
+
+    The folder is not made here.
+    """
+    if named := os.environ.get("QUANTKIT_CACHE"):
+        return Path(named)
+    local = Path("caches")
+    if local.is_dir() and Path("quantkit").is_dir():
+        return local
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantkit"

@@ -1,0 +1,1 @@
+"""Calibration tables: in memory, as TensorRT's cache text, as JSON with provenance."""
