@@ -1,0 +1,155 @@
+"""quantkit's own table format: JSON that keeps everything, one tensor a line.
+
+Scales are written as the shortest decimal of their float64 value, so they come back bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any, NoReturn
+
+import numpy as np
+
+from quantkit.errors import TableError
+from quantkit.tables.provenance import Provenance
+from quantkit.tables.table import CalibrationTable, Entry, decode, to_scale
+
+TYPE = "quantkit.CalibrationTable"
+VERSION = 1
+_FIELDS = ("_type", "_version", "algorithm", "parameters", "provenance", "entries")
+_ENTRY_FIELDS = ("scale", "minimum", "maximum", "method", "reason")
+
+
+def looks_like(data: bytes) -> bool:
+    """Whether `data` starts like a JSON object."""
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def dumps(table: CalibrationTable, *, algorithm: str | None = None, version: int | None = None) -> str:
+    """The table as JSON text that ends in a newline; `algorithm` and `version` are TensorRT's and have no place here.
+
+    Raises:
+        TableError: a parameter is no JSON value, or is NaN or infinite.
+    """
+    head: dict[str, Any] = {
+        "_type": TYPE,
+        "_version": VERSION,
+        "algorithm": table.algorithm,
+        "parameters": table.parameters,
+        "provenance": table.provenance.to_dict() if table.provenance else None,
+    }
+    lines = ",\n".join(f"    {_text(name)}: {_text(_entry_fields(entry))}" for name, entry in table.entries.items())
+    entries = f"{{\n{lines}\n  }}" if lines else "{}"
+    return _text(head, indent=2).removesuffix("\n}") + f',\n  "entries": {entries}\n}}\n'
+
+
+def loads(data: bytes | str, source: str = "calibration table") -> CalibrationTable:
+    """The table in JSON text; `source` names it in messages.
+
+    Raises:
+        TableError: not JSON (with the line), another type or version, an unknown or missing field, a value of the
+            wrong type, a name given twice, a scale that no build can use (with the tensor).
+    """
+    document = _parse(decode(data, source), source)
+    if not isinstance(document, dict) or document.get("_type") != TYPE:
+        raise TableError(f'{source} is JSON, but not a calibration table: there is no "_type": "{TYPE}" in it.')
+    if document.get("_version") != VERSION:
+        message = f"{source} has format version {document.get('_version')!r}; this quantkit reads version {VERSION}."
+        raise TableError(message, "Update quantkit, or calibrate again.")
+    _check_fields(document, _FIELDS, required=_FIELDS, where=source)
+    _check_type(document, "algorithm", str, source)
+    _check_type(document, "parameters", dict, source)
+    _check_type(document, "entries", dict, source)
+    try:
+        provenance = None if document["provenance"] is None else Provenance.from_dict(_object(document["provenance"]))
+    except TableError as error:
+        raise TableError(f"{source}: {error.message}", error.hint) from error
+    return CalibrationTable(
+        {name: _entry(fields, f"{source}, tensor {name!r}") for name, fields in document["entries"].items()},
+        document["algorithm"],
+        document["parameters"],
+        provenance,
+    )
+
+
+def _text(value: Any, indent: int | None = None) -> str:
+    """Strict JSON of one value."""
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+        text.encode()  # a lone surrogate has no UTF-8
+        return text
+    except (TypeError, ValueError) as error:
+        raise TableError(f"The table cannot be written as JSON: {error}.") from error
+
+
+def _entry_fields(entry: Entry) -> dict[str, Any]:
+    """The fields of an entry that say something."""
+    optional = {name: getattr(entry, name) for name in _ENTRY_FIELDS[1:]}
+    return {"scale": float(entry.scale), **{name: value for name, value in optional.items() if value not in (None, "")}}
+
+
+def _entry(fields: Any, where: str) -> Entry:
+    """The entry that a JSON object describes."""
+    if not isinstance(fields, dict):
+        raise TableError(f"{where}: expected an object, found {type(fields).__name__}.")
+    _check_fields(fields, _ENTRY_FIELDS, required=("scale",), where=where)
+    for name in ("scale", "minimum", "maximum"):
+        if name in fields:
+            _check_type(fields, name, (int, float), where)
+    for name in ("method", "reason"):
+        if name in fields:
+            _check_type(fields, name, str, where)
+    try:
+        numbers = {name: float(fields[name]) for name in ("minimum", "maximum") if name in fields}
+        scale: np.float32 = to_scale(float(fields["scale"]))
+        return Entry(scale, **numbers, method=fields.get("method", ""), reason=fields.get("reason", ""))
+    except (TableError, OverflowError) as error:
+        message = error.message if isinstance(error, TableError) else "a number is too large."
+        raise TableError(f"{where}: {message}") from error
+
+
+def _parse(text: str, source: str) -> Any:
+    """Strict JSON: no NaN, no Infinity, no key twice."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        message = f"{source}, line {error.lineno}: not JSON: {error.msg} (column {error.colno})."
+        raise TableError(message, "The file may have been cut short or edited.") from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{source} is not a calibration table: {error}.") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} stands where a finite number is expected")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict; a name given twice is an error, not the last one's win."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the name {name!r} stands in it twice")
+    return result
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TableError(f"The provenance is {type(value).__name__}, expected an object.")
+    return value
+
+
+def _check_fields(fields: dict[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str) -> None:
+    """Refuses unknown and missing fields."""
+    if unknown := [name for name in fields if name not in known]:
+        raise TableError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(known)}.")
+    if missing := [name for name in required if name not in fields]:
+        raise TableError(f"{where}: the field {missing[0]!r} is missing.")
+
+
+def _check_type(fields: dict[str, Any], name: str, expected: type | tuple[type, ...], where: str) -> None:
+    """Refuses a value of another JSON type; true and false are no numbers."""
+    value = fields[name]
+    if not isinstance(value, expected) or isinstance(value, bool):
+        words = {str: "text", dict: "an object"}.get(expected, "a number") if isinstance(expected, type) else "a number"
+        raise TableError(f"{where}: {name!r} is {type(value).__name__}, expected {words}.")

@@ -1,0 +1,130 @@
+"""TensorRT's calibration cache as text: a header line, then `name: scale` a line.
+
+The format as TensorRT 8.6 writes it (recordings of all four of its calibrators are reproduced byte for byte):
+
+- header `TRT-8600-EntropyCalibration2`, `TRT-8600-EntropyCalibration` or `TRT-8600-MinMaxCalibration`; the Legacy
+  calibrator writes `0 <cutoff> <quantile>` instead, both as hexadecimal bits of a float64;
+- every line after it: name, colon, space, hexadecimal bits of the float32 scale. Hexadecimal numbers are lower case,
+  most significant digit first, without leading zeros; zero is `0`. Names may contain `: `, so the last one separates.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import TableError, UnknownNameError
+from quantkit.tables.table import CalibrationTable, Entry, decode
+
+DEFAULT_VERSION = 8600
+LEGACY = "LegacyCalibration"
+METHODS = {
+    "EntropyCalibration2": "entropy",
+    "EntropyCalibration": "entropy",
+    "MinMaxCalibration": "minmax",
+    LEGACY: "legacy",
+}
+"""TensorRT's algorithm -> quantkit's method. LegacyCalibration stands for the header line without a name."""
+DEFAULT_ALGORITHM = "EntropyCalibration2"
+_ALGORITHM_OF = {"entropy": DEFAULT_ALGORITHM, "minmax": "MinMaxCalibration", "legacy": LEGACY}
+_LEGACY_DEFAULTS = {"regression_cutoff": 1.0, "quantile": 0.9999}
+
+_TRT_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9_]+)")
+_LEGACY_HEADER = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
+_LINE = re.compile(r"(.+): ([0-9a-fA-F]{1,8})", re.DOTALL)  # greedy: the last ": " separates
+_INFINITY_BITS = 0x7F800000
+
+
+def dumps(table: CalibrationTable, *, algorithm: str | None = None, version: int | None = None) -> str:
+    """The cache text of `table`, ending in a newline as TensorRT's does.
+
+    TensorRT takes a cache only when the header names the algorithm of the calibrator that reads it; the scales below
+    it may come from any method. So a method TensorRT does not know (percentile, mse) is written for an Entropy2
+    calibrator, and any other can be by `algorithm`.
+
+    Raises:
+        UnknownNameError: `algorithm` is none of METHODS.
+        TableError: a name holds a line break, or `version` is no positive number.
+    """
+    lines = [_header(table, algorithm, version)]
+    for name, entry in table.entries.items():
+        if "\n" in name:
+            raise TableError(f"The tensor name {name!r} holds a line break, which a TensorRT cache cannot express.")
+        lines.append(f"{name}: {int(entry.scale.view(np.uint32)):x}")
+    return "\n".join(lines) + "\n"
+
+
+def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTable:
+    """The table in a cache's text; LF or CRLF, last newline or none. `source` names the text in messages.
+
+    Raises:
+        TableError: a header of no known calibrator, a line that is no `name: hex`, a name given twice, a negative,
+            infinite or NaN scale; source and line number are named.
+    """
+    text = decode(data, source)
+    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    method, parameters = _read_header(lines[0], source)
+    entries: dict[str, Entry] = {}
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not (match := _LINE.fullmatch(line)):
+            raise TableError(f"{source}, line {number}: expected `name: hexadecimal scale`, found {_cut(line)!r}.")
+        name, digits = match.groups()
+        if name in first_line:
+            message = f"{source}, line {number}: the tensor {_cut(name)!r} stands in line {first_line[name]} already."
+            raise TableError(message, "Remove one of the two.")
+        bits = int(digits, 16)
+        if bits >= _INFINITY_BITS:  # the sign bit, all infinities and all NaNs lie up here
+            value = np.uint32(bits).view(np.float32)
+            message = f"{source}, line {number}: the scale {digits} of {_cut(name)!r} is {value}; no build can use it."
+            raise TableError(message, "Calibrate again; a finite scale of 0 or more is expected.")
+        first_line[name] = number
+        entries[name] = Entry(np.uint32(bits).view(np.float32), method=method)
+    return CalibrationTable(entries, algorithm=method, parameters=parameters)
+
+
+def _header(table: CalibrationTable, algorithm: str | None, version: int | None) -> str:
+    """The first line."""
+    own = table.parameters
+    name = algorithm or own.get("tensorrt_algorithm") or _ALGORITHM_OF.get(table.algorithm, DEFAULT_ALGORITHM)
+    if name not in METHODS:
+        raise UnknownNameError("TensorRT calibration algorithm", str(name), METHODS)
+    if name == LEGACY:
+        return " ".join(["0", *(_f64_hex(key, own.get(key, default)) for key, default in _LEGACY_DEFAULTS.items())])
+    number = version if version is not None else own.get("tensorrt_version", DEFAULT_VERSION)
+    if not isinstance(number, int) or not 0 < number < 10**9:
+        raise TableError(f"The TensorRT version is {number!r}, expected a positive number such as {DEFAULT_VERSION}.")
+    return f"TRT-{number}-{name}"
+
+
+def _read_header(line: str, source: str) -> tuple[str, dict[str, Any]]:
+    """Method and parameters that the first line names."""
+    if match := _TRT_HEADER.fullmatch(line):
+        version, algorithm = int(match[1]), match[2]
+        if algorithm in METHODS and algorithm != LEGACY and version:
+            return METHODS[algorithm], {"tensorrt_algorithm": algorithm, "tensorrt_version": version}
+    elif match := _LEGACY_HEADER.fullmatch(line):
+        cutoff, quantile = (struct.unpack(">d", int(digits, 16).to_bytes(8, "big"))[0] for digits in match.groups())
+        if 0 <= cutoff <= 1 and 0 <= quantile <= 1:
+            return METHODS[LEGACY], {"quantile": quantile, "regression_cutoff": cutoff}
+    known = ", ".join(name for name in METHODS if name != LEGACY)
+    raise TableError(
+        f"{source}, line 1: expected a table's start, found {_cut(line)!r}.",
+        f"A TensorRT cache starts with TRT-<version>-<algorithm> (one of {known}) or, for the Legacy calibrator, "
+        "with 0 <cutoff> <quantile>; a JSON table with {.",
+    )
+
+
+def _f64_hex(name: str, value: Any) -> str:
+    """Bits of the Legacy parameter `name` as a float64: hexadecimal digits without leading zeros."""
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise TableError(f"The Legacy parameter {name!r} is {value!r}, expected a number from 0 to 1.")
+    return f"{int.from_bytes(struct.pack('>d', value), 'big'):x}"
+
+
+def _cut(text: str) -> str:
+    """`text` short enough for a message."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
