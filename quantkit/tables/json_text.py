@@ -57,20 +57,24 @@ def loads(data: bytes | str, source: str = "calibration table") -> CalibrationTa
     if document.get("_version") != VERSION:
         message = f"{source} has format version {document.get('_version')!r}; this quantkit reads version {VERSION}."
         raise TableError(message, "Update quantkit, or calibrate again.")
-    _check_fields(document, _FIELDS, required=_FIELDS, where=source)
-    _check_type(document, "algorithm", str, source)
-    _check_type(document, "parameters", dict, source)
-    _check_type(document, "entries", dict, source)
     try:
-        provenance = None if document["provenance"] is None else Provenance.from_dict(_object(document["provenance"]))
+        return _table(document)
     except TableError as error:
         raise TableError(f"{source}: {error.message}", error.hint) from error
-    return CalibrationTable(
-        {name: _entry(fields, f"{source}, tensor {name!r}") for name, fields in document["entries"].items()},
-        document["algorithm"],
-        document["parameters"],
-        provenance,
-    )
+
+
+def _table(document: dict[str, Any]) -> CalibrationTable:
+    """The table that a document of the right type and version describes."""
+    _check_fields(document, _FIELDS, required=_FIELDS)
+    _check_type(document, "algorithm", str)
+    _check_type(document, "parameters", dict)
+    _check_type(document, "entries", dict)
+    provenance = document["provenance"]
+    if provenance is not None:
+        _check_type(document, "provenance", dict)
+        provenance = Provenance.from_dict(provenance)
+    entries = {name: _entry(fields, f"tensor {name!r}: ") for name, fields in document["entries"].items()}
+    return CalibrationTable(entries, document["algorithm"], document["parameters"], provenance)
 
 
 def _text(value: Any, indent: int | None = None) -> str:
@@ -90,23 +94,28 @@ def _entry_fields(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(fields: Any, where: str) -> Entry:
-    """The entry that a JSON object describes."""
+    """The entry that a JSON object describes; `where` starts every message."""
     if not isinstance(fields, dict):
-        raise TableError(f"{where}: expected an object, found {type(fields).__name__}.")
+        raise TableError(f"{where}expected an object, found {type(fields).__name__}.")
     _check_fields(fields, _ENTRY_FIELDS, required=("scale",), where=where)
-    for name in ("scale", "minimum", "maximum"):
-        if name in fields:
-            _check_type(fields, name, (int, float), where)
+    numbers = {name: _number(fields, name, where) for name in _ENTRY_FIELDS[:3] if name in fields}
     for name in ("method", "reason"):
         if name in fields:
             _check_type(fields, name, str, where)
     try:
-        numbers = {name: float(fields[name]) for name in ("minimum", "maximum") if name in fields}
-        scale: np.float32 = to_scale(float(fields["scale"]))
+        scale: np.float32 = to_scale(numbers.pop("scale"))
         return Entry(scale, **numbers, method=fields.get("method", ""), reason=fields.get("reason", ""))
-    except (TableError, OverflowError) as error:
-        message = error.message if isinstance(error, TableError) else "a number is too large."
-        raise TableError(f"{where}: {message}") from error
+    except TableError as error:
+        raise TableError(where + error.message) from error
+
+
+def _number(fields: dict[str, Any], name: str, where: str) -> float:
+    """A field as a float64; integers beyond it become infinite, which no entry takes."""
+    _check_type(fields, name, (int, float), where)
+    try:
+        return float(fields[name])
+    except OverflowError:
+        return float("inf")
 
 
 def _parse(text: str, source: str) -> Any:
@@ -133,23 +142,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TableError(f"The provenance is {type(value).__name__}, expected an object.")
-    return value
-
-
-def _check_fields(fields: dict[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str) -> None:
+def _check_fields(fields: dict[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str = "") -> None:
     """Refuses unknown and missing fields."""
     if unknown := [name for name in fields if name not in known]:
-        raise TableError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(known)}.")
+        raise TableError(f"{where}unknown field {unknown[0]!r}; known: {', '.join(known)}.")
     if missing := [name for name in required if name not in fields]:
-        raise TableError(f"{where}: the field {missing[0]!r} is missing.")
+        raise TableError(f"{where}the field {missing[0]!r} is missing.")
 
 
-def _check_type(fields: dict[str, Any], name: str, expected: type | tuple[type, ...], where: str) -> None:
+def _check_type(fields: dict[str, Any], name: str, expected: type | tuple[type, ...], where: str = "") -> None:
     """Refuses a value of another JSON type; true and false are no numbers."""
     value = fields[name]
     if not isinstance(value, expected) or isinstance(value, bool):
-        words = {str: "text", dict: "an object"}.get(expected, "a number") if isinstance(expected, type) else "a number"
-        raise TableError(f"{where}: {name!r} is {type(value).__name__}, expected {words}.")
+        words = "text" if expected is str else "an object" if expected is dict else "a number"
+        raise TableError(f"{where}{name!r} is {type(value).__name__}, expected {words}.")

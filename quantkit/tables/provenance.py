@@ -21,7 +21,7 @@ _WORDS = {
     "ignore_padding": "ignore padding",
     "collector": "collector",
 }
-_OPTIONAL = {"seed": int, "seq_len": int}
+_OPTIONAL: dict[str, type] = {"seed": int, "seq_len": int}
 _TYPES: dict[str, type] = {
     "model_sha256": str,
     "data_sha256": str,

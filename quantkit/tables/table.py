@@ -64,7 +64,7 @@ class Entry:
     def amax(self) -> float:
         """Threshold that the scale stands for: 127 times scale, in float32 (inf where that is above float32)."""
         with np.errstate(over="ignore"):
-            return float(amax_from_scale(self.scale))
+            return float(amax_from_scale(float(self.scale)))
 
 
 def to_scale(value: float) -> np.float32:
@@ -74,7 +74,7 @@ def to_scale(value: float) -> np.float32:
         TableError: NaN, infinite, negative (also -0.0), above float32, or so small that only zero is left.
     """
     with np.errstate(over="ignore", under="ignore"):
-        scale = np.float32(value)
+        scale: np.float32 = np.float32(value)
     if not np.isfinite(scale) or np.signbit(scale):
         raise TableError(f"The scale {value} is no finite float32 number of 0 or more.")
     if scale == 0 and value != 0:
@@ -191,7 +191,9 @@ def load_table(path: str | Path) -> CalibrationTable:
     if source.is_file() and (size := source.stat().st_size) > MAX_BYTES:
         raise TableError(f"{source} has {size} bytes; a table of more than {MAX_BYTES} is not read.", "Check the path.")
     data: bytes = read_bytes(source)
-    return (json_text if json_text.looks_like(data) else trt_text).loads(data, source=str(source))
+    if json_text.looks_like(data):
+        return json_text.loads(data, source=str(source))
+    return trt_text.loads(data, source=str(source))
 
 
 def decode(data: bytes | str, source: str) -> str:
