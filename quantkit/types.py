@@ -7,6 +7,7 @@ changing one: every stage is written against these few lines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,4 +63,16 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Frees what the runner holds; a second call does nothing."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who is told how a long job goes; the library's own says nothing, the command line draws bars."""
+
+    def stage(self, title: str) -> AbstractContextManager[Progress]:
+        """A context for one stage of the job, whose value is called as progress(done, total)."""
+        ...
+
+    def say(self, message: str) -> None:
+        """One sentence the user should see now."""
         ...

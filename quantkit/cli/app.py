@@ -1,0 +1,81 @@
+"""The `quantkit` command: the commands gathered, and errors turned into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from quantkit.cli import bench, build, calibrate, doctor, evaluate, run
+from quantkit.errors import QuantkitError
+
+app = typer.Typer(
+    name="quantkit",
+    help="INT8 calibration and quantization of BERT-class models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends, when asked for it."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"quantkit {version('quantkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """INT8 calibration and quantization of BERT-class models."""
+
+
+for name, command in (
+    ("run", run.run),
+    ("calibrate", calibrate.calibrate),
+    ("build", build.build),
+    ("eval", evaluate.evaluate),
+    ("bench", bench.bench),
+    ("doctor", doctor.doctor),
+):
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Runs the command line; what the user can mend is one sentence on standard error and exit code 2."""
+    # Fork-safety chatter of the tokenizers, and progress bars of libraries, are not ours to show.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except QuantkitError as error:
+        fail(error.message, error.hint)
+    except KeyboardInterrupt:
+        fail("Interrupted.", "The same command goes on with what is already in the cache.", code=130)
+    except MemoryError:
+        fail("There is not enough memory.", "Use a smaller --batch or --seq-len.")
+    except BrokenPipeError:
+        os._exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+
+
+def fail(message: str, hint: str = "", code: int = 2) -> NoReturn:
+    """Prints the sentence and the next step, as JSON when --json was asked for, and ends the process."""
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": message, "hint": hint}))
+    typer.echo(f"quantkit: {message}" + (f"\n  {hint}" if hint else ""), err=True)
+    sys.exit(code)

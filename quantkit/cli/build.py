@@ -1,0 +1,16 @@
+"""`quantkit build`: the engines' model files, checked by compiling them."""
+
+from __future__ import annotations
+
+from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from quantkit.pipeline.settings import Settings
+
+
+@takes(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, "threads", "out")
+def build(settings: Settings, output: Output) -> None:
+    """Write the ONNX file of each precision and compile it; INT8 takes --table, or calibrates first."""
+    from quantkit.cli.show import finish, watcher
+    from quantkit.pipeline.run import build_only
+
+    record = build_only(settings, watcher(output))
+    finish(record.data, output)

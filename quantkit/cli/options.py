@@ -1,0 +1,165 @@
+"""Every option that becomes one of the pipeline's settings, defined once, and how a command takes some of them.
+
+A command names the settings it takes; its signature, and so its help, is put together here, with the defaults of
+`Settings`. No option is written twice and no default can drift.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantkit.errors import InputError
+from quantkit.pipeline.settings import Settings
+
+DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
+PARAMETERS = ("percentile", "quantile", "regression_cutoff")
+METHODS = "minmax, entropy, legacy, percentile, mse"
+
+MODEL_HELP = "demo (the packaged all-MiniLM-L6-v2), a folder in Hugging Face layout, a hub id, or an .onnx file."
+
+# setting -> (type, flags, help, panel)
+OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
+    "task": (str, ("--task", "-t"), "Task: a GLUE name such as sst2, or rotten_tomatoes.", DATA),
+    "data": (str, ("--data", "-d"), "Folder in GLUE's TSV layout, or a TSV, CSV, JSON lines or Parquet file.", DATA),
+    "calib_data": (str, ("--calib-data",), "File to calibrate with instead of the train split; .txt will do.", DATA),
+    "adapter": (str, ("--adapter", "-a"), "PEFT LoRA folder to merge into the weights.", DATA),
+    "tokenizer": (str, ("--tokenizer",), "Folder of the tokenizer; an .onnx file needs it.", DATA),
+    "text_columns": (list[str], ("--text-column",), "Text column in your own file; twice for pairs.", DATA),
+    "label_column": (str, ("--label-column",), "Label column in your own file.", DATA),
+    "batch": (int, ("--batch", "-b"), "Sequences a batch.", DATA),
+    "seq_len": (int, ("--seq-len",), "Tokens a sequence, padding included.", DATA),
+    "seed": (int, ("--seed",), "Seed of the calibration sample.", DATA),
+    "limit": (int, ("--limit",), "Evaluate the first N rows only; 0 is all.", DATA),
+    "method": (str, ("--method", "-m"), f"Calibration method: {METHODS}.", CALIBRATION),
+    "methods": (str, ("--method", "-m"), f"Calibration methods, with commas, or all: {METHODS}.", CALIBRATION),
+    "calib_samples": (int, ("--calib-samples", "-n"), "Sentences to calibrate with.", CALIBRATION),
+    "percentile": (float, ("--percentile",), "Percentile method: the percentage of values to keep.", CALIBRATION),
+    "quantile": (float, ("--quantile",), "Legacy method: quantile.", CALIBRATION),
+    "regression_cutoff": (float, ("--regression-cutoff",), "Legacy method: regression cutoff.", CALIBRATION),
+    "order_free": (
+        bool,
+        ("--order-free/--tensorrt-ranges",),
+        "Histogram ranges: powers of two, free of the data's order, or TensorRT's rule.",
+        CALIBRATION,
+    ),
+    "ignore_padding": (
+        bool,
+        ("--ignore-padding/--count-padding",),
+        "Leave padded positions out of the statistics; TensorRT counts them.",
+        CALIBRATION,
+    ),
+    "table": (Path, ("--table",), "Calibration table to use: quantkit's JSON or a TensorRT cache.", CALIBRATION),
+    "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
+    "backend": (str, ("--backend",), "What runs the model: openvino or onnxruntime.", ENGINES),
+    "precisions": (str, ("--precision", "-p"), "Engines: fp32, fp16, int8, with commas.", ENGINES),
+    "placement": (str, ("--placement",), "Which tensors become INT8.", ENGINES),
+    "symmetric": (
+        bool,
+        ("--symmetric/--asymmetric",),
+        "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
+        ENGINES,
+    ),
+    "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
+    "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
+}
+MODEL_AND_DATA = (
+    *("task", "data", "calib_data", "adapter", "tokenizer", "text_columns", "label_column"),
+    *("batch", "seq_len", "seed"),
+)
+RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
+PLAN = ("placement", "symmetric")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the command is to answer: JSON or a table, with progress or without; `extra` holds its own options."""
+
+    json: bool
+    quiet: bool
+    extra: dict[str, Any]
+
+
+def takes(*names: str, **extra: tuple[Any, Any]) -> Callable[[Callable[[Settings, Output], None]], Callable[..., None]]:
+    """Makes a function of (settings, output) into a command that takes the model and the named settings.
+
+    Args:
+        names: settings of `OPTIONS`.
+        extra: further options of this command alone: name -> (annotated type, default).
+    """
+
+    def decorate(function: Callable[[Settings, Output], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            own = {name: values.pop(name) for name in extra}
+            output = Output(values.pop("json"), values.pop("quiet"), own)
+            function(make_settings(values), output)
+
+        parameters = [_parameter("model", Annotated[str, typer.Argument(help=MODEL_HELP)], "demo")]
+        parameters += [_parameter(name, annotation(name), default(name)) for name in names]
+        parameters += [_parameter(name, kind, value) for name, (kind, value) in extra.items()]
+        parameters += [_parameter("json", JSON, False), _parameter("quiet", QUIET, False)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
+
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+
+
+def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+
+
+def annotation(name: str) -> Any:
+    """The annotated type that typer reads for a setting."""
+    kind, flags, text, panel = OPTIONS[name]
+    if name in (*PARAMETERS, "out", "table"):
+        kind = kind | None
+    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel)]
+
+
+def default(name: str) -> Any:
+    """The default of a setting on the command line: the one of `Settings`, in the form that typer takes."""
+    if name in PARAMETERS:
+        return None
+    if name == "methods":
+        return "all"
+    field = next(f for f in fields(Settings) if f.name == name)
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if name == "precisions":
+        return ",".join(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def make_settings(values: dict[str, Any]) -> Settings:
+    """Settings from the values of the options; parameters the user did not give stay the calibrator's own."""
+    chosen = {name: value for name, value in values.items() if name not in (*PARAMETERS, "methods")}
+    given = {name: values[name] for name in PARAMETERS if values.get(name) is not None}
+    if "precisions" in chosen:
+        chosen["precisions"] = split_names(chosen["precisions"], "precision")
+    if "methods" in values:
+        chosen["methods"] = split_names(values["methods"], "method")
+    if "text_columns" in chosen:
+        chosen["text_columns"] = tuple(chosen["text_columns"] or ())
+    return Settings(parameters=given, **chosen)
+
+
+def split_names(text: str, what: str) -> tuple[str, ...]:
+    """Names from a comma-separated option, in order, each once.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise InputError(f"--{what} is empty.", f"Name at least one {what}.")
+    return names

@@ -1,0 +1,246 @@
+"""The main job: data, calibration, engines, accuracy, latency, record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantkit.backends.base import Engine
+from quantkit.data.batches import TokenBatches
+from quantkit.data.tokenize import encode
+from quantkit.errors import BackendError, InputError, QuantkitError
+from quantkit.evaluate.accuracy import EvalResult, evaluate_engine
+from quantkit.evaluate.latency import Latency, time_engines
+from quantkit.files import write_bytes
+from quantkit.network.precision import PrecisionPlan
+from quantkit.network.qdq import insert_qdq
+from quantkit.pipeline.calibration import Calibrated, calibrate, inputs_of
+from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.workspace import Workspace
+from quantkit.report.record import SCHEMA, EngineRow, Record, context
+from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LATENCY_BATCHES = 8
+LATENCY_ROUNDS = 30
+LATENCY_WARMUP = 3
+
+
+@dataclass
+class Trial:
+    """One precision on its way through the stages; `error` ends it and becomes the row's reason."""
+
+    precision: str
+    engine: Engine | None = None
+    model_file: str = ""
+    size_bytes: int | None = None
+    result: EvalResult | None = None
+    latency: Latency | None = None
+    error: QuantkitError | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, latency: bool = True) -> Record:
+    """The whole job; with --out the record is written after every stage, so that nothing computed is lost.
+
+    Args:
+        settings: what the user asked for.
+        watcher: who is told how it goes.
+        metrics: evaluate the task.
+        latency: time the engines.
+
+    Raises:
+        QuantkitError: something that concerns every engine; what concerns one is that engine's row.
+    """
+    workspace = Workspace(settings, watcher)
+    check_splits(settings)
+    _ = workspace.backend, workspace.network  # a missing package or a broken model should not cost the user's time
+    evaluation = evaluation_batches(workspace)
+    calibrated = calibrate(workspace) if "int8" in settings.precisions else None
+    trials = [Trial(precision) for precision in settings.precisions]
+    try:
+        compile_all(workspace, trials, calibrated)
+        save(workspace, trials, calibrated, evaluation)
+        if metrics:
+            evaluate_all(workspace, trials, evaluation)
+            save(workspace, trials, calibrated, evaluation)
+        if latency:
+            time_all(workspace, trials, evaluation)
+        return save(workspace, trials, calibrated, evaluation)
+    finally:
+        for trial in trials:
+            if trial.engine is not None:
+                trial.engine.close()
+
+
+def build_only(settings: Settings, watcher: Watcher) -> Record:
+    """`quantkit build`: the model file of each precision, checked by compiling it."""
+    return run_settings(settings, watcher, metrics=False, latency=False)
+
+
+def check_splits(settings: Settings) -> None:
+    """InputError when one file would have to be both the calibration and the evaluation data."""
+    single = settings.data and Path(settings.data).is_file()
+    if single and not settings.calib_data and settings.table is None and "int8" in settings.precisions:
+        raise InputError(
+            f"{settings.data} is one file; calibrating on the rows that are evaluated would flatter INT8.",
+            "Name other rows with --calib-data, or a table with --table.",
+        )
+
+
+def evaluation_batches(workspace: Workspace) -> TokenBatches:
+    """The evaluation rows as batches of the fixed shape; the last one is filled up."""
+    settings = workspace.settings
+    encoded = encode(workspace.tokenizer, workspace.evaluation.texts, settings.seq_len)
+    return TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad")
+
+
+def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calibrated | None) -> None:
+    """Builds every engine; one that cannot be built carries its error on."""
+    settings = workspace.settings
+    with workspace.watcher.stage("build engines") as progress:
+        for done, trial in enumerate(trials):
+            try:
+                proto = graph_for(workspace, trial, calibrated)
+                trial.engine = workspace.backend.compile(
+                    proto, trial.precision, threads=settings.threads or None  # type: ignore[arg-type]
+                )
+            except QuantkitError as error:
+                trial.error = error
+            progress(done + 1, len(trials))
+
+
+def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None) -> ModelProto:
+    """The ONNX graph of a precision with fixed shapes; the INT8 one is also written, with free shapes, into --out."""
+    settings, network = workspace.settings, workspace.network
+    fixed = network.fixed(settings.batch, settings.seq_len)
+    if trial.precision != "int8":
+        return fixed
+    if calibrated is None:
+        raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
+    plan = PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+    placed = insert_qdq(fixed, calibrated.table, plan)
+    trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
+    if settings.out is not None:
+        free = insert_qdq(network.proto, calibrated.table, plan)
+        trial.model_file = str(write_bytes(settings.out / "int8.onnx", free.proto.SerializeToString()))
+    return placed.proto
+
+
+def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
+    """Runs the task through every engine."""
+    labels = workspace.evaluation.labels
+    if labels is None:
+        raise InputError("The evaluation rows have no labels.", "Name the column with --label-column.")
+    for trial in trials:
+        if trial.engine is None:
+            continue
+        with workspace.watcher.stage(f"evaluate {trial.precision}") as progress:
+            try:
+                trial.result = evaluate_engine(trial.engine, batches, labels, workspace.task, progress=progress)
+            except BackendError as error:
+                trial.error = error
+
+
+def time_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
+    """Times the engines that work, in turn, on the same full batches of the task's own sentences."""
+    alive = [trial for trial in trials if trial.engine is not None and trial.error is None]
+    if not alive:
+        return
+    feeds = [inputs_of(workspace.network.input_names, feed) for feed, _ in zip(batches, range(LATENCY_BATCHES))]
+    with workspace.watcher.stage("time engines") as progress:
+        timings = time_engines(
+            [trial.engine for trial in alive if trial.engine is not None],
+            feeds,
+            warmup=LATENCY_WARMUP,
+            rounds=LATENCY_ROUNDS,
+            progress=progress,
+        )
+    for trial, timing in zip(alive, timings):
+        trial.latency = timing
+
+
+def row_of(trial: Trial, reference: Trial, backend: str) -> EngineRow:
+    """The record's row of one engine, compared with the reference where there is one."""
+    engine = trial.engine
+    if trial.error is not None or engine is None:
+        reason = str(trial.error) if trial.error else "not built"
+        return EngineRow(trial.precision, backend, status="failed", reason=reason)
+    row = EngineRow(
+        precision=trial.precision,
+        backend=backend,
+        compute=engine.compute,
+        size_bytes=engine.size_bytes,
+        model_file=trial.model_file,
+        int8_ops=engine.int8_ops if trial.precision == "int8" else None,
+        notes=(*engine.notes, *trial.notes),
+    )
+    if trial.result is not None:
+        scores = {name: score.as_json() for name, score in trial.result.scores.items()}
+        row = replace(row, metrics=scores)
+        if trial is not reference and reference.result is not None:
+            same = trial.result.predictions == reference.result.predictions
+            row = replace(row, agreement=round(float(np.mean(same)), 6))
+    if trial.latency is not None:
+        row = replace(row, latency_ms=trial.latency.as_json(), throughput_per_s=trial.latency.throughput_per_s)
+        if trial is not reference and reference.latency is not None:
+            row = replace(row, speedup=trial.latency.ratio_to(reference.latency))
+    return row
+
+
+def save(
+    workspace: Workspace, trials: Sequence[Trial], calibrated: Calibrated | None, evaluation: TokenBatches
+) -> Record:
+    """The record of what is known so far, written to --out when there is one."""
+    settings, network = workspace.settings, workspace.network
+    reference = next((trial for trial in trials if trial.precision == "fp32"), trials[0])
+    rows = [row_of(trial, reference, workspace.backend.name) for trial in trials]
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "context": context(settings.as_json()),
+        "model": {
+            "name": settings.model,
+            "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,
+            "sha256": network.sha256,
+        },
+        "task": {
+            "name": workspace.task.name,
+            "split": workspace.evaluation.split,
+            "source": workspace.evaluation.source,
+            "examples": evaluation.examples,
+            "truncated": evaluation.truncated,
+            "seq_len": settings.seq_len,
+            "batch": settings.batch,
+        },
+        "calibration": calibrated.record if calibrated else None,
+        "engines": [row.as_json() for row in rows],
+    }
+    data["verdict"] = verdict(rows)
+    record = Record(data)
+    if settings.out is not None:
+        record.save(settings.out / "record.json")
+    return record
+
+
+def verdict(rows: Sequence[EngineRow]) -> list[str]:
+    """What the user should read first, in words."""
+    lines = [f"{row.precision} failed: {row.reason}" for row in rows if row.status != "ok"]
+    int8 = next((row for row in rows if row.precision == "int8" and row.status == "ok"), None)
+    fp32 = next((row for row in rows if row.precision == "fp32" and row.status == "ok"), None)
+    if int8 is not None and not int8.int8_ops:
+        lines.insert(0, "The INT8 engine computes nothing in INT8: its accuracy and speed are those of a float engine.")
+    half = next((row for row in rows if row.precision == "fp16" and row.status == "ok"), None)
+    if half is not None and half.compute not in ("f16", ""):
+        lines.append(f"This machine computes half precision as {half.compute}.")
+    if int8 is not None and fp32 is not None and int8.metrics and fp32.metrics:
+        name = next(iter(fp32.metrics))
+        change = 100 * (int8.metrics[name]["value"] - fp32.metrics[name]["value"])
+        speed = f", at {int8.speedup:.2f} times its speed" if int8.speedup else ""
+        lines.append(f"INT8 against FP32: {name} {change:+.2f} points{speed}.")
+    return lines

@@ -1,0 +1,109 @@
+"""What a user asks for, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import InputError, UnknownNameError
+
+DEMO = "demo"
+DEMO_TASK = "rotten_tomatoes"
+PRECISIONS = ("fp32", "fp16", "int8")
+DEFAULT_METHOD = "mse"
+DEFAULT_PLACEMENT = "gemm"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run; every one has the default of the command line.
+
+    Args:
+        model: "demo", a folder in Hugging Face layout, a hub id, or an .onnx file.
+        task: a GLUE task's name; empty means rotten_tomatoes, which only the demo has.
+        data: folder or file with the task's rows; empty means the hub (the packaged rows for the demo's task).
+        calib_data: a file to calibrate with instead of the train split; empty means the train split.
+        adapter: PEFT LoRA folder; empty means none (for the demo: the shipped one).
+        tokenizer: folder of the tokenizer; empty means the model's own.
+        text_columns: names of the text columns in a file of the user's own; empty means the task's.
+        label_column: name of its label column; empty means the task's.
+        backend: "openvino" or "onnxruntime".
+        method: the calibrator that INT8 uses.
+        methods: the calibrators whose tables `calibrate` writes; ("all",) is every one.
+        parameters: the calibrator's parameters by TensorRT's names (`quantile`, `regression_cutoff`, ...).
+        precisions: which engines to build, of "fp32", "fp16", "int8".
+        calib_samples: sentences to calibrate with.
+        batch: sequences a batch.
+        seq_len: tokens a sequence, padding included.
+        limit: evaluate only the first rows; 0 means all.
+        seed: seed of the calibration sample.
+        threads: threads to compute with; 0 means all cores.
+        order_free: power-of-two histogram ranges instead of TensorRT's rule.
+        ignore_padding: leave padded positions out of the statistics.
+        placement: mode of the precision plan.
+        symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends.
+        table: a calibration table to use instead of calibrating; None means calibrate or reuse.
+        force: use `table` even when its provenance does not fit.
+        out: folder for results; None writes none.
+
+    Raises:
+        InputError: a value is out of its range.
+        UnknownNameError: there is no such precision.
+    """
+
+    model: str = DEMO
+    task: str = ""
+    data: str = ""
+    calib_data: str = ""
+    adapter: str = ""
+    tokenizer: str = ""
+    text_columns: tuple[str, ...] = ()
+    label_column: str = ""
+    backend: str = "openvino"
+    method: str = DEFAULT_METHOD
+    methods: tuple[str, ...] = ("all",)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    precisions: tuple[str, ...] = PRECISIONS
+    calib_samples: int = 512
+    batch: int = 16
+    seq_len: int = 64
+    limit: int = 0
+    seed: int = 0
+    threads: int = 0
+    order_free: bool = False
+    ignore_padding: bool = False
+    placement: str = DEFAULT_PLACEMENT
+    symmetric: bool = False
+    table: Path | None = None
+    force: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.precisions:
+            if name not in PRECISIONS:
+                raise UnknownNameError("precision", name, PRECISIONS)
+        if not self.precisions:
+            raise InputError("No precision was given.", f"Choose from {', '.join(PRECISIONS)}.")
+        for name, least in (("calib_samples", 1), ("batch", 1), ("seq_len", 2), ("limit", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        if self.task == "" and self.model != DEMO:
+            raise InputError("A model of your own needs a task.", "Name it with --task, for example --task sst2.")
+
+    @property
+    def task_name(self) -> str:
+        """The task, with the demo's default filled in."""
+        return self.task or DEMO_TASK
+
+    @property
+    def range_mode(self) -> str:
+        """Rule of the histograms' range: "tensorrt" or "pow2"."""
+        return "pow2" if self.order_free else "tensorrt"
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        values = asdict(self)
+        return values | {"table": str(self.table or ""), "out": str(self.out or ""), "parameters": dict(self.parameters)}

@@ -1,0 +1,139 @@
+"""A model, a task and a backend, loaded once and shared by the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.backends import get_backend
+from quantkit.backends.base import Backend
+from quantkit.data.batches import TokenBatches
+from quantkit.data.glue import Examples, Task, get_task, load_examples
+from quantkit.data.sampling import CalibrationSample, calibration_sample
+from quantkit.errors import InputError, UnknownNameError
+from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
+from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from quantkit.data.tokenize import Encoded, TokenizerLike
+    from quantkit.network.graph import Network
+
+
+@dataclass
+class Workspace:
+    """Everything that the stages need, each thing loaded when it is first asked for.
+
+    Args:
+        settings: what the user asked for.
+        watcher: who is told how it goes.
+    """
+
+    settings: Settings
+    watcher: Watcher
+
+    @cached_property
+    def task(self) -> Task:
+        """The task; UnknownNameError when there is none of that name."""
+        return get_task(self.settings.task_name)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend; MissingDependencyError when it is not installed."""
+        backend = get_backend(self.settings.backend)
+        backend.require()
+        return backend
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the packaged model is used."""
+        return self.settings.model == DEMO
+
+    @cached_property
+    def model_path(self) -> Path:
+        """Folder or .onnx file of the model; a hub id is downloaded into the hub's own cache."""
+        if self.is_demo:
+            from quantkit.data.demo import demo_model_dir
+
+            return demo_model_dir()
+        path = Path(self.settings.model)
+        if path.exists():
+            return path
+        from quantkit.network.model import fetch_model
+
+        return fetch_model(self.settings.model)
+
+    @cached_property
+    def adapter_path(self) -> Path | None:
+        """Folder of the adapter, if there is one; the demo's task brings its own."""
+        if self.settings.adapter:
+            return Path(self.settings.adapter)
+        if self.is_demo and self.task.name == DEMO_TASK:
+            from quantkit.data.demo import demo_adapter_dir
+
+            return demo_adapter_dir()
+        return None
+
+    @cached_property
+    def network(self) -> Network:
+        """The model as a graph.
+
+        Raises:
+            ModelError: it cannot be read, or its outputs do not fit the task.
+        """
+        from quantkit.network.model import load_model
+
+        network = load_model(self.model_path, self.adapter_path)
+        expected = self.task.num_labels
+        if network.num_labels not in (None, expected):
+            raise InputError(
+                f"The labels of {self.task.name} need {expected} output(s); the model has {network.num_labels}.",
+                "Choose the task that the model, or its --adapter, was trained for.",
+            )
+        return network
+
+    @cached_property
+    def tokenizer(self) -> TokenizerLike:
+        """The tokenizer: --tokenizer, else the model's folder."""
+        from quantkit.data.tokenize import load_tokenizer
+
+        if self.settings.tokenizer:
+            return load_tokenizer(Path(self.settings.tokenizer))
+        if self.model_path.is_file():
+            raise InputError(
+                f"{self.model_path} is an ONNX file and brings no tokenizer.",
+                "Name its folder with --tokenizer.",
+            )
+        return load_tokenizer(self.model_path)
+
+    @cached_property
+    def evaluation(self) -> Examples:
+        """The rows that are evaluated, in file order."""
+        rows = self._load("eval", self.settings.data)
+        return rows.head(self.settings.limit) if self.settings.limit else rows
+
+    @cached_property
+    def sample(self) -> CalibrationSample:
+        """The rows that calibrate: of the train split, none of which stands in the evaluation split."""
+        settings = self.settings
+        train = self._load("train", settings.calib_data or settings.data)
+        same_file = settings.data and Path(settings.data).is_file() and not settings.calib_data
+        held_out = None if same_file else self._evaluation_for_check()
+        return calibration_sample(train, settings.calib_samples, seed=settings.seed, exclude=held_out)
+
+    def _evaluation_for_check(self) -> Examples | None:
+        """All evaluation rows, whatever --limit says."""
+        return self._load("eval", self.settings.data)
+
+    def _load(self, split: str, data: str) -> Examples:
+        """Rows of a split from where the settings say."""
+        settings = self.settings
+        with self.watcher.stage(f"read {self.task.name} {split}"):
+            return load_examples(
+                self.task,
+                split,
+                data or None,
+                text_columns=settings.text_columns or None,
+                label_column=settings.label_column or None,
+            )

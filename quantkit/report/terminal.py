@@ -1,0 +1,85 @@
+"""What the terminal shows: progress bars while a run goes on, tables when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from quantkit.types import Progress as ProgressCallback
+
+
+class TerminalWatcher:
+    """Draws one bar a stage, with the remaining time, on standard error; silent when `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[ProgressCallback]:
+        """A bar that lives as long as the block."""
+        columns = (TextColumn("{task.description:<28}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def say(self, message: str) -> None:
+        """One line."""
+        self._console.print(message, markup=False)
+
+
+class SilentWatcher:
+    """The library's default: nothing is shown."""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[ProgressCallback]:
+        """A stage nobody watches."""
+        yield lambda done, total: None
+
+    def say(self, message: str) -> None:
+        """Says nothing."""
+
+
+def record_table(record: Mapping[str, Any]) -> Table:
+    """The engines of a record: compute, metrics with standard errors, latency, speed-up; fits 80 columns."""
+    names = list(dict.fromkeys(name for row in record["engines"] for name in row["metrics"]))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine")
+    table.add_column("computes", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for title in ("ms", "p99", "/s", "speed"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in record["engines"]:
+        if row["status"] != "ok":
+            table.add_row(row["precision"], f"failed: {row.get('reason', '')}")
+            continue
+        scores = [metric_text(row["metrics"].get(name)) for name in names]
+        table.add_row(row["precision"], row["compute"], *scores, *timing_text(row))
+    return table
+
+
+def metric_text(score: Mapping[str, Any] | None) -> str:
+    """A metric with its standard error, e.g. 0.8922 ±0.0105."""
+    if score is None:
+        return "-"
+    error = score.get("stderr")
+    return f"{score['value']:.4f}" + (f" ±{error:.4f}" if error is not None else "")
+
+
+def timing_text(row: Mapping[str, Any]) -> Sequence[str]:
+    """Median, p99, throughput and speed-up of one row; dashes where nothing was timed."""
+    latency = row.get("latency_ms") or {}
+    if not latency:
+        return ("-", "-", "-", "-")
+    speedup = row.get("speedup")
+    return (
+        f"{latency['median']:.2f}",
+        f"{latency['p99']:.2f}",
+        f"{row['throughput_per_s']:.0f}",
+        f"{speedup:.2f}x" if speedup else "-",
+    )
