@@ -1,1 +1,1 @@
-"""What an engine is worth: the task's metrics, and its latency."""
+"""What an engine is worth: accuracy, latency, and whether a difference is more than chance."""
