@@ -129,3 +129,45 @@ def write_tokenizer(folder: Path, vocab: list[str]) -> None:
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
     settings |= {f"{key}_token": value for key, value in names.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def made_sentences(count: int, seed: int, longest: int = 20) -> list[str]:
+    """Seeded word salad over the tiny tokenizer's vocabulary; no two alike."""
+    draw = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[" ".join(draw.choice(WORDS, draw.integers(3, longest)))] = None
+    return list(found)
+
+
+@pytest.fixture(scope="session")
+def tiny_glue_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in GLUE's TSV layout with a small SST-2 of made sentences: 120 train rows, 50 dev rows."""
+    folder = tmp_path_factory.mktemp("glue")
+    (folder / "SST-2").mkdir()
+    sentences = made_sentences(170, seed=3)
+    for name, rows in (("train", sentences[:120]), ("dev", sentences[120:])):
+        lines = ["sentence\tlabel", *(f"{text}\t{len(text) % 2}" for text in rows)]
+        (folder / "SST-2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the command line in this process: cli("run", "demo") -> (exit code, standard output, standard error)."""
+    import sys
+
+    from quantkit.cli.app import main
+
+    def invoke(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["quantkit", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return invoke

@@ -6,9 +6,7 @@ from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes
 from quantkit.pipeline.settings import Settings
 
 
-@takes(
-    *MODEL_AND_DATA, "limit", "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, "threads", "out"
-)
+@takes(*MODEL_AND_DATA, "limit", "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, "threads", "out")
 def run(settings: Settings, output: Output) -> None:
     """Calibrate, build FP32, half and INT8 engines, evaluate and time them, write the record."""
     from quantkit.cli.show import finish, watcher

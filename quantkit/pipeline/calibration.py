@@ -19,10 +19,11 @@ from quantkit.data.tokenize import encode
 from quantkit.errors import CalibrationError, QuantkitError, TableError
 from quantkit.files import cache_dir, sha256_json
 from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
-from quantkit.tables.table import CalibrationTable, Entry, load_table
+from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import FeedDict, Watcher
 
 # Settings that decide which calibrator is used; a table that is given brings its own.
@@ -153,29 +154,10 @@ def refuse_non_finite(histograms: Mapping[str, Histogram]) -> None:
         )
 
 
-def table_from(
-    histograms: Mapping[str, Histogram], calibrator: Calibrator, provenance: Provenance | None
-) -> CalibrationTable:
-    """The table that a calibrator makes of histograms."""
-    entries = {
-        name: Entry(
-            scale=threshold.scale,
-            minimum=histograms[name].minimum,
-            maximum=histograms[name].maximum,
-            method=threshold.method,
-            reason=threshold.reason,
-        )
-        for name, threshold in calibrate_histograms(histograms, calibrator).items()
-    }
-    parameters = parameters_of(calibrator)
-    if provenance is not None:
-        provenance = replace(provenance, method=calibrator.name, parameters=parameters)
-    return CalibrationTable(entries, calibrator.name, parameters, provenance)
-
-
-def parameters_of(calibrator: Calibrator) -> dict[str, Any]:
-    """The calibrator's parameters by name."""
-    return {name: getattr(calibrator, name) for name in getattr(calibrator, "__dataclass_fields__", {})}
+def calibrated_table(collected: Collected, calibrator: Calibrator) -> CalibrationTable:
+    """The table that a calibrator makes of what was collected."""
+    thresholds = calibrate_histograms(collected.histograms, calibrator)
+    return table_from(collected.histograms, calibrator, thresholds, collected.provenance)
 
 
 def calibrate(workspace: Workspace) -> Calibrated:
@@ -199,7 +181,7 @@ def calibrate(workspace: Workspace) -> Calibrated:
             return Calibrated(found, summary_of(found, path, 0.0, reused=True))
     collected = collect(workspace)
     started = time.perf_counter()
-    table = table_from(collected.histograms, calibrator, collected.provenance)
+    table = calibrated_table(collected, calibrator)
     seconds = (0.0 if collected.reused else collected.seconds) + time.perf_counter() - started
     table.save(kept)
     return Calibrated(table, summary_of(table, save_table(settings, table) or kept, seconds, reused=False))
@@ -287,7 +269,7 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     rows = []
     for calibrator in calibrators:
         started = time.perf_counter()
-        table = table_from(collected.histograms, calibrator, collected.provenance)
+        table = calibrated_table(collected, calibrator)
         seconds = time.perf_counter() - started
         path = table.save(folder / f"{calibrator.name}.json")
         table.save(folder / f"{calibrator.name}.cache", "tensorrt")

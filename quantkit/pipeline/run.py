@@ -109,7 +109,9 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
             try:
                 proto = graph_for(workspace, trial, calibrated)
                 trial.engine = workspace.backend.compile(
-                    proto, trial.precision, threads=settings.threads or None  # type: ignore[arg-type]
+                    proto,
+                    trial.precision,
+                    threads=settings.threads or None,  # type: ignore[arg-type]
                 )
             except QuantkitError as error:
                 trial.error = error

@@ -106,4 +106,8 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         values = asdict(self)
-        return values | {"table": str(self.table or ""), "out": str(self.out or ""), "parameters": dict(self.parameters)}
+        return values | {
+            "table": str(self.table or ""),
+            "out": str(self.out or ""),
+            "parameters": dict(self.parameters),
+        }

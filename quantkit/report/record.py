@@ -85,7 +85,16 @@ class EngineRow:
 
     def as_json(self) -> dict[str, Any]:
         """The row as it stands in record.json; what was not measured is left out, status and metrics never are."""
-        always = {"precision", "backend", "compute", "status", "metrics", "latency_ms", "throughput_per_s", "size_bytes"}
+        always = {
+            "precision",
+            "backend",
+            "compute",
+            "status",
+            "metrics",
+            "latency_ms",
+            "throughput_per_s",
+            "size_bytes",
+        }
         row = {name: getattr(self, name) for name in self.__dataclass_fields__}
         row["notes"] = list(self.notes)
         return {name: value for name, value in row.items() if name in always or value not in (None, "", [])}
@@ -126,5 +135,7 @@ def load_record(path: str | Path) -> Record:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.", "Give the record.json that `quantkit run` wrote.") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("engines"), list):
-        raise InputError(f"{path} is not a record of schema {SCHEMA}.", "Give the record.json that `quantkit run` wrote.")
+        raise InputError(
+            f"{path} is not a record of schema {SCHEMA}.", "Give the record.json that `quantkit run` wrote."
+        )
     return Record(data)

@@ -63,6 +63,37 @@ def record_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
+def show_record(record: Mapping[str, Any]) -> None:
+    """Prints a record on standard output: task, calibration, engines, verdict."""
+    console = Console(highlight=False)
+    task, calibration = record["task"], record["calibration"]
+    console.print(
+        f"{record['model']['name']} on {task['name']} ({task['split']}, {task['examples']} rows)", markup=False
+    )
+    if calibration:
+        how = "reused" if calibration["reused"] else f"{calibration['seconds']:.1f} s"
+        samples = f"{calibration['samples']} sentences, " if calibration["samples"] else ""
+        ranges = f"{calibration['method']} ranges of {calibration['tensors']} tensors"
+        console.print(f"calibration: {ranges} ({samples}{how}), {calibration['table']}", markup=False, soft_wrap=True)
+    console.print(record_table(record))
+    for line in record.get("verdict", ()):
+        console.print(line, markup=False)
+
+
+def show_calibration(summary: Mapping[str, Any]) -> None:
+    """Prints what `quantkit calibrate` wrote."""
+    console = Console(highlight=False)
+    how = "from the cache" if summary["reused"] else f"collected in {summary['seconds']:.1f} s"
+    console.print(f"{summary['samples']} sentences, {how}; histograms in {summary['histograms']}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("method", "tensors", "ms"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    table.add_column("table", overflow="fold")
+    for row in summary["tables"]:
+        table.add_row(row["method"], str(row["tensors"]), f"{1000 * row['seconds']:.0f}", row["table"])
+    console.print(table)
+
+
 def metric_text(score: Mapping[str, Any] | None) -> str:
     """A metric with its standard error, e.g. 0.8922 ±0.0105."""
     if score is None:
