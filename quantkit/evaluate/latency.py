@@ -66,8 +66,9 @@ def time_engines(
 ) -> list[Latency]:
     """Latency of each engine, in the order given.
 
-    In a round every engine runs the same batch, one after another; rounds walk through `feeds` again and again. Which
-    engine goes first moves on by one each round. Python's garbage collector rests meanwhile.
+    In a round every engine runs the same batch, one after another; rounds walk through `feeds` again and again. Who
+    goes first changes from round to round, so that every batch meets every order. Python's garbage collector rests
+    meanwhile.
 
     Args:
         engines: at least one.
@@ -94,9 +95,10 @@ def time_engines(
     with _no_garbage_collection():
         for index in range(rounds):
             feed = index % len(feeds)
+            # Moves on from batch to batch, and for each batch from one of its turns to the next.
+            shift = feed + index // len(feeds)
             for place in range(len(engines)):
-                # The second term keeps a batch from always meeting the engines in the same order.
-                which = (place + index + index // len(feeds)) % len(engines)
+                which = (place + shift) % len(engines)
                 samples[which].append(_sample_ms(engines[which], inputs[which][feed]))
             if progress is not None:
                 progress(index + 1, rounds)
@@ -110,7 +112,7 @@ def _sample_ms(engine: Runner, feed: FeedDict) -> float:
         engine.infer(feed)
     started = time.perf_counter_ns()
     engine.infer(feed)
-    return (time.perf_counter_ns() - started) / 1e6
+    return max(1, time.perf_counter_ns() - started) / 1e6  # a clock of coarse ticks must not give 0
 
 
 def _latency(samples: list[float], rows: int) -> Latency:
