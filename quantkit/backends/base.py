@@ -107,13 +107,12 @@ class EngineInfo:
 
     Attributes:
         precision: what was asked for.
-        compute: what the matrix products are computed in, as the compiled engine itself says: "f32", "bf16", "f16",
-            "i8", or both ("int8+f32") when an INT8 engine keeps some in float.
+        compute: what is really computed, as the compiled engine itself says: "f32", "bf16", "f16", "int8", or both
+            ("int8+f32") for an INT8 engine that keeps a part in float.
         size_bytes: bytes of the serialized ONNX graph, weights included, that the engine was compiled from: the file
             one would ship. INT8 weights count one byte each; half precision converts at load, so its file is FP32's.
-        int8_ops: matrix products (FullyConnected, MatMul) that run in INT8.
-        float_ops: matrix products that run in floating point; attention products that an engine has fused into a
-            larger node are not seen.
+        int8_ops: matrix products (with their weights or of two activations) that run in INT8.
+        float_ops: matrix products that run in floating point.
         notes: what the user should know, one sentence each.
     """
 

@@ -97,7 +97,7 @@ def checked_feed(feed: FeedDict, specs: Sequence[TensorSpec], symbols: Symbols) 
     return {spec.name: arrays[spec.name] for spec in specs}
 
 
-def _checked_array(spec: TensorSpec, array: Array) -> Array:
+def _checked_array(spec: TensorSpec, array: Any) -> Array:
     """`array` in the spec's type, contiguous; BackendError when type or shape do not fit."""
     if not isinstance(array, np.ndarray):
         kind = type(array).__name__
