@@ -1,0 +1,242 @@
+"""Histogram files: quantkit's own .npz, and TensorRT's histogram cache.
+
+quantkit's file is a zip archive that `numpy.load` opens without pickle. Its members:
+
+    header.npy    uint8 (n,): UTF-8 JSON {"_type": "quantkit.histograms", "_version": 1, "names": [...], "modes": [...],
+                  "mask_logits": [...], "meta": {...}, "sha256": "..."}
+    counts.npy    unsigned integers (tensors, 2048), of the smallest width that holds the largest count
+    numbers.npy   float64 (tensors, 4): range, amax, minimum, maximum
+    kinds.npy     int64 (tensors, 5): NaN, Inf, zero, edge and masked counts
+
+`sha256` covers the other members (dtype, shape, bytes) and the rest of the header. The same histograms make the same
+bytes. Nothing in the file is executed, and no size it states is believed before it has been compared with the others.
+
+TensorRT's cache (`write_histogram_cache` of IInt8LegacyCalibrator) holds for every tensor its name, a line feed, then
+little-endian float64 bin width, float64 range (2048 bin widths), float64 largest |x|, uint32 2048, uint64 2048 and 2048
+uint64 counts. It knows neither signs nor zeros: a histogram read from it has minimum -amax, maximum amax, zero_count 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.collect.histogram import NUM_BINS, Histogram
+from quantkit.errors import QuantkitError, TableError
+from quantkit.files import read_bytes, sha256_array, write_bytes
+
+FILE_TYPE, FILE_VERSION = "quantkit.histograms", 1
+MEMBERS = ("header", "counts", "numbers", "kinds")
+NUMBERS = ("upper", "amax", "minimum", "maximum")
+KINDS = ("nan_count", "inf_count", "zero_count", "edge_count", "masked_count")
+COUNT_TYPES = ("|u1", "<u2", "<u4", "<u8")
+MAX_TENSORS = 1 << 16
+MAX_HEADER_BYTES = 64 << 20
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+TRT_RECORD = struct.Struct("<dddIQ")
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, KeyError, RuntimeError)
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HistogramFile:
+    """What a histogram file holds: tensor -> histogram in the order saved, and the JSON object saved with them."""
+
+    histograms: dict[str, Histogram]
+    meta: dict[str, Any]
+
+
+def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta: Mapping[str, Any]) -> Path:
+    """Writes histograms and `meta` (JSON values only, no NaN) atomically to `path` and returns it.
+
+    Raises:
+        StorageError: the file cannot be written.
+        TableError: `meta` is not JSON.
+    """
+    arrays = {
+        "counts": _compact(np.array([h.counts for h in histograms.values()], np.int64).reshape(-1, NUM_BINS)),
+        "numbers": np.array([[getattr(h, f) for f in NUMBERS] for h in histograms.values()], "<f8").reshape(-1, 4),
+        "kinds": np.array([[getattr(h, f) for f in KINDS] for h in histograms.values()], "<i8").reshape(-1, 5),
+    }
+    header: dict[str, Any] = {
+        "_type": FILE_TYPE,
+        "_version": FILE_VERSION,
+        "names": list(histograms),
+        "modes": [h.mode for h in histograms.values()],
+        "mask_logits": [h.mask_logits for h in histograms.values()],
+        "meta": dict(meta),
+    }
+    try:
+        header["sha256"] = _digest(header, arrays)
+        text = json.dumps(header, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TableError(f"The meta data of a histogram file must be JSON: {error}.") from error
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue())
+    return write_bytes(Path(path), buffer.getvalue())
+
+
+def load_histograms(path: str | Path) -> HistogramFile:
+    """Reads what `save_histograms` wrote.
+
+    Raises:
+        StorageError: there is no such file, or it cannot be read.
+        TableError: it is no histogram file, of a later version, or damaged.
+    """
+    data: bytes = read_bytes(Path(path))
+    hint = "Collect the histograms again."
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _read_archive(archive)
+    except TableError as error:
+        raise TableError(f"{path} cannot be used: {error.message}", hint) from error
+    except QuantkitError as error:
+        raise TableError(f"{path} holds an impossible histogram: {error.message}", hint) from error
+    except _DAMAGED as error:
+        raise TableError(f"{path} is no histogram file, or a damaged one ({error}).", hint) from error
+
+
+def _compact(counts: npt.NDArray[np.int64]) -> Array:
+    """The counts in the narrowest unsigned type that holds them."""
+    most = int(counts.max(initial=0))
+    return counts.astype(next(t for t in COUNT_TYPES if most <= np.iinfo(t).max))
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
+    """SHA-256 over the header without its own digest, and the arrays in the order of MEMBERS."""
+    rest = {key: value for key, value in header.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    for name in MEMBERS[1:]:
+        sha256_array(digest, arrays[name])
+    return digest.hexdigest()
+
+
+def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
+    """The checked content of an open archive."""
+    if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in MEMBERS):
+        raise TableError(f"its members are not {', '.join(MEMBERS)}.")
+    header = json.loads(_read_member(archive, "header", ("|u1",), None).tobytes())
+    if not isinstance(header, dict) or header.get("_type") != FILE_TYPE:
+        raise TableError(f"its type is not {FILE_TYPE!r}.")
+    if header.get("_version") != FILE_VERSION:
+        raise TableError(f"its format version is {header.get('_version')!r}; this release reads {FILE_VERSION}.")
+    names, modes, masks, meta = (header.get(key) for key in ("names", "modes", "mask_logits", "meta"))
+    lists = all(isinstance(value, list) and len(value) == len(names or []) for value in (names, modes, masks))
+    if not (isinstance(meta, dict) and isinstance(names, list) and lists and all(isinstance(n, str) for n in names)):
+        raise TableError("its header lacks names, modes, mask_logits or meta.")
+    if len(names) > MAX_TENSORS or len(set(names)) != len(names):
+        raise TableError(f"it names {len(names)} tensors, more than {MAX_TENSORS} or some of them twice.")
+    arrays = {
+        "counts": _read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
+        "numbers": _read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
+        "kinds": _read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
+    }
+    if _digest(header, arrays) != header.get("sha256"):
+        raise TableError("its SHA-256 does not fit its content.")
+    if int(arrays["counts"].max(initial=0)) > np.iinfo(np.int64).max:
+        raise TableError("a count is beyond 63 bits.")
+    histograms = {
+        name: Histogram(
+            counts=arrays["counts"][i].astype(np.int64),
+            mode=modes[i],  # type: ignore[index]
+            mask_logits=masks[i],  # type: ignore[index]
+            **dict(zip(NUMBERS, arrays["numbers"][i].tolist(), strict=True)),
+            **dict(zip(KINDS, arrays["kinds"][i].tolist(), strict=True)),
+        )
+        for i, name in enumerate(names)
+    }
+    return HistogramFile(histograms, meta)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, int] | None) -> Array:
+    """One array, whose type and size are checked before its bytes are unpacked; `shape` None: any 1-D up to 64 MiB."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise TableError(f"{name} has another version of NumPy's format.")
+        found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.str not in dtypes or fortran or (found != shape if shape else len(found) != 1):
+            raise TableError(f"{name} is {dtype.str} {found}; expected {' or '.join(dtypes)} {shape or '(n,)'}.")
+        size = math.prod(found) * dtype.itemsize
+        if (shape is None and size > MAX_HEADER_BYTES) or not size < info.file_size <= size + 256:
+            raise TableError(f"{name} says {size} bytes, the archive {info.file_size}.")
+        data = file.read(size)
+        if len(data) != size or file.read(1):
+            raise TableError(f"{name} does not hold the {size} bytes it says.")
+    return np.frombuffer(data, dtype).reshape(found)
+
+
+def load_trt_histogram_cache(data: bytes) -> dict[str, Histogram]:
+    """Histograms of a TensorRT histogram cache (unpacked bytes), in the file's order, in mode "tensorrt".
+
+    Raises:
+        TableError: the bytes are cut short or are no such cache.
+    """
+    histograms: dict[str, Histogram] = {}
+    position = 0
+    while position < len(data):
+        end = data.find(b"\n", position)
+        try:
+            if end < 0:
+                raise TableError("there is no name.")
+            name = data[position:end].decode()
+            if name in histograms:
+                raise TableError(f"{name!r} stands in it twice.")
+            histograms[name] = _read_trt_record(data, end + 1)
+        except (QuantkitError, UnicodeDecodeError, struct.error) as error:
+            raise TableError(
+                f"No TensorRT histogram cache, or a damaged one, at byte {position}: {error}",
+                "It should hold what write_histogram_cache was given, unpacked.",
+            ) from error
+        position = end + 1 + TRT_RECORD.size + 8 * NUM_BINS
+    return histograms
+
+
+def _read_trt_record(data: bytes, start: int) -> Histogram:
+    """The histogram whose record begins at byte `start`."""
+    width, upper, amax, bins, length = TRT_RECORD.unpack_from(data, start)
+    start += TRT_RECORD.size
+    if bins != NUM_BINS or length != NUM_BINS:
+        raise TableError(f"a histogram of {bins} and {length} bins; TensorRT's have {NUM_BINS}.")
+    if len(data) - start < 8 * NUM_BINS:
+        raise TableError(f"{len(data) - start} bytes are left for {8 * NUM_BINS} bytes of counts.")
+    if not (math.isfinite(upper) and width * NUM_BINS == upper):
+        raise TableError(f"bin width {width} and range {upper} do not fit each other.")
+    counts = np.frombuffer(data, "<u8", NUM_BINS, start)
+    if int(counts.max()) > np.iinfo(np.int64).max:
+        raise TableError("a count is beyond 63 bits.")
+    return Histogram(counts.astype(np.int64), upper, amax, -amax, amax, 0, 0, 0, "tensorrt")
+
+
+def dump_trt_histogram_cache(histograms: Mapping[str, Histogram]) -> bytes:
+    """The bytes of a TensorRT histogram cache; what was read by `load_trt_histogram_cache` comes out unchanged.
+
+    Raises:
+        TableError: a name holds a line feed.
+    """
+    parts: list[bytes] = []
+    for name, h in histograms.items():
+        if "\n" in name:
+            raise TableError(f"The name {name!r} holds a line feed, which ends a name in TensorRT's cache.")
+        parts += [f"{name}\n".encode(), TRT_RECORD.pack(h.bin_width, h.upper, h.amax, NUM_BINS, NUM_BINS)]
+        parts.append(h.counts.astype("<u8").tobytes())
+    return b"".join(parts)
