@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import bench, build, calibrate, doctor, evaluate, run
+from quantkit.cli import bench, build, calibrate, doctor, evaluate, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ for name, command in (
     ("build", build.build),
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
+    ("verify", verify.verify),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from quantkit.calibrate import CALIBRATORS, calibrate_histograms, make_calibrator
-from quantkit.calibrate.base import Calibrator
+from quantkit.calibrate.base import Calibrator, check_histogram
 from quantkit.collect.collector import Collector
 from quantkit.collect.histogram import Histogram
 from quantkit.collect.store import load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
-from quantkit.errors import CalibrationError, QuantkitError, TableError
+from quantkit.errors import QuantkitError, TableError
+from quantkit.evaluate.accuracy import inputs_for
 from quantkit.files import cache_dir, sha256_json
-from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable, load_table
-from quantkit.types import FeedDict, Watcher
+from quantkit.types import Watcher
 
 # Settings that decide which calibrator is used; a table that is given brings its own.
 CALIBRATOR_FIELDS = ("method", "parameters")
@@ -107,7 +108,8 @@ def collect(workspace: Workspace) -> Collected:
     started = time.perf_counter()
     histograms = collect_batches(workspace, batches)
     seconds = time.perf_counter() - started
-    refuse_non_finite(histograms)
+    for name, histogram in histograms.items():
+        check_histogram(histogram, name)
     save_histograms(path, histograms, {"seconds": seconds, "provenance": provenance.to_dict()})
     return Collected(histograms, provenance, seconds, False, path)
 
@@ -115,43 +117,22 @@ def collect(workspace: Workspace) -> Collected:
 def collect_batches(workspace: Workspace, batches: TokenBatches) -> dict[str, Histogram]:
     """One pass: every activation of every batch into its histogram; memory does not grow with the data."""
     settings, network = workspace.settings, workspace.network
-    aliases = network.aliases()
-    names = [name for name in network.activations() if name not in aliases]
-    collector = Collector(
-        names,
+    with Collector(
+        network.activations(),
         mode=settings.range_mode,
-        aliases=aliases,
+        aliases=network.aliases(),
         axes=network.axes(),
         ignore_padding=settings.ignore_padding,
-        threads=settings.threads or None,
-    )
-    done = 0
-    with workspace.watcher.stage("collect activations") as progress:
-        for shape, feeds in groupby(batches, key=lambda feed: feed["input_ids"].shape):
-            proto = network.fixed(*shape)
-            with workspace.backend.tap(proto, names, threads=settings.threads or None) as runner:
-                for feed in feeds:
-                    collector.update(runner.infer(inputs_of(network.input_names, feed)), feed["attention_mask"])
-                    done += 1
-                    progress(done, len(batches))
-    return collector.histograms()
-
-
-def inputs_of(names: Sequence[str], feed: FeedDict) -> FeedDict:
-    """Those inputs of a feed that the model has."""
-    return {name: feed[name] for name in names}
-
-
-def refuse_non_finite(histograms: Mapping[str, Histogram]) -> None:
-    """CalibrationError when an activation held NaN or Inf, naming the first such tensor."""
-    bad = [(name, h) for name, h in histograms.items() if h.nan_count or h.inf_count]
-    if bad:
-        name, histogram = bad[0]
-        raise CalibrationError(
-            f"The activation {name!r} holds {histogram.nan_count} NaN and {histogram.inf_count} Inf values "
-            f"({len(bad)} of {len(histograms)} tensors do).",
-            "The model overflows on this data: check its weights, and the mask value it was exported with.",
-        )
+        threads=threads_of(settings),
+    ) as collector:
+        with workspace.watcher.stage("collect activations") as progress:
+            for shape, feeds in groupby(batches, key=lambda feed: feed["input_ids"].shape):
+                proto = network.fixed(*shape)
+                with workspace.backend.tap(proto, collector.collected, threads=threads_of(settings)) as runner:
+                    for feed in feeds:
+                        collector.update(runner.infer(inputs_for(runner, feed)), feed["attention_mask"])
+                        progress(collector.batches, len(batches))
+        return collector.histograms()
 
 
 def calibrated_table(collected: Collected, calibrator: Calibrator) -> CalibrationTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ from quantkit.evaluate.latency import Latency, time_engines
 from quantkit.files import write_bytes
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
-from quantkit.pipeline.calibration import Calibrated, calibrate, inputs_of
-from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.calibration import Calibrated, calibrate
+from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Watcher
@@ -111,7 +112,7 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
                 trial.engine = workspace.backend.compile(
                     proto,
                     trial.precision,
-                    threads=settings.threads or None,  # type: ignore[arg-type]
+                    threads=threads_of(settings),  # type: ignore[arg-type]
                 )
             except QuantkitError as error:
                 trial.error = error
@@ -155,7 +156,7 @@ def time_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatche
     alive = [trial for trial in trials if trial.engine is not None and trial.error is None]
     if not alive:
         return
-    feeds = [inputs_of(workspace.network.input_names, feed) for feed, _ in zip(batches, range(LATENCY_BATCHES))]
+    feeds = list(islice(batches, LATENCY_BATCHES))
     with workspace.watcher.stage("time engines") as progress:
         timings = time_engines(
             [trial.engine for trial in alive if trial.engine is not None],
@@ -164,7 +165,7 @@ def time_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatche
             rounds=LATENCY_ROUNDS,
             progress=progress,
         )
-    for trial, timing in zip(alive, timings):
+    for trial, timing in zip(alive, timings, strict=True):
         trial.latency = timing
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quantkit.errors import InputError, UnknownNameError
+from quantkit.report.record import available_cores
 
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
@@ -99,7 +100,7 @@ class Settings:
         return self.task or DEMO_TASK
 
     @property
-    def range_mode(self) -> str:
+    def range_mode(self) -> Literal["tensorrt", "pow2"]:
         """Rule of the histograms' range: "tensorrt" or "pow2"."""
         return "pow2" if self.order_free else "tensorrt"
 
@@ -111,3 +112,8 @@ class Settings:
             "out": str(self.out or ""),
             "parameters": dict(self.parameters),
         }
+
+
+def threads_of(settings: Settings) -> int:
+    """How many threads to compute with: what was asked for, else all that this process may use."""
+    return settings.threads or available_cores()

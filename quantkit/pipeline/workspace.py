@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from quantkit.backends import get_backend
 from quantkit.backends.base import Backend
-from quantkit.data.batches import TokenBatches
-from quantkit.data.glue import Examples, Task, get_task, load_examples
+from quantkit.data.examples import Examples
+from quantkit.data.glue import Task, get_task, load_examples
 from quantkit.data.sampling import CalibrationSample, calibration_sample
-from quantkit.errors import InputError, UnknownNameError
+from quantkit.errors import InputError
 from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
 from quantkit.types import Watcher
 
 if TYPE_CHECKING:
-    from quantkit.data.tokenize import Encoded, TokenizerLike
+    from quantkit.data.tokenize import TextTokenizer
     from quantkit.network.graph import Network
 
 
@@ -60,7 +60,7 @@ class Workspace:
         path = Path(self.settings.model)
         if path.exists():
             return path
-        from quantkit.network.model import fetch_model
+        from quantkit.pipeline.hub import fetch_model
 
         return fetch_model(self.settings.model)
 
@@ -86,7 +86,7 @@ class Workspace:
 
         network = load_model(self.model_path, self.adapter_path)
         expected = self.task.num_labels
-        if network.num_labels not in (None, expected):
+        if network.num_labels not in (0, expected):
             raise InputError(
                 f"The labels of {self.task.name} need {expected} output(s); the model has {network.num_labels}.",
                 "Choose the task that the model, or its --adapter, was trained for.",
@@ -94,7 +94,7 @@ class Workspace:
         return network
 
     @cached_property
-    def tokenizer(self) -> TokenizerLike:
+    def tokenizer(self) -> TextTokenizer:
         """The tokenizer: --tokenizer, else the model's folder."""
         from quantkit.data.tokenize import load_tokenizer
 

@@ -14,7 +14,7 @@ from quantkit.types import Progress as ProgressCallback
 
 
 class TerminalWatcher:
-    """Draws one bar a stage, with the remaining time, on standard error; silent when `quiet`."""
+    """Draws one bar a stage, with the remaining time, on standard error; a line a stage where that is no terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -22,6 +22,11 @@ class TerminalWatcher:
     @contextmanager
     def stage(self, title: str) -> Iterator[ProgressCallback]:
         """A bar that lives as long as the block."""
+        if not self._console.is_terminal:
+            # A log wants one line a stage, not the frames of a bar.
+            self.say(f"{title} ...")
+            yield lambda done, total: None
+            return
         columns = (TextColumn("{task.description:<28}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(title, total=None)
