@@ -12,9 +12,9 @@ HEAVY = ("onnx", "openvino", "onnxruntime", "tensorrt", "transformers", "dataset
 
 def loaded_after(statement: str) -> set[str]:
     """Top-level packages in memory after a statement ran in a fresh interpreter."""
-    code = f"import sys\n{statement}\nprint('\\n'.join(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    code = f"import sys\n{statement}\nprint('\\nLOADED', *{{m.partition('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.rpartition("LOADED")[2].split())
 
 
 HELP = "sys.argv = ['quantkit', '--help']\nfrom quantkit.cli.app import main\ntry: main()\nexcept SystemExit: pass"
