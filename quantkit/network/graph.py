@@ -1,0 +1,174 @@
+"""A network ready to be calibrated and built: an ONNX model, what its tensors are, and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import onnx
+from onnx import numpy_helper
+
+from quantkit.errors import ModelError
+from quantkit.files import sha256_array
+from quantkit.network.index import GraphIndex, WeightMatMul
+from quantkit.network.shapes import fold_constants, infer_shapes, set_input_shapes
+
+BATCH, SEQUENCE = "batch", "sequence"
+Axes = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """An ONNX model with token inputs of shape (batch, sequence). The model must not be changed.
+
+    Attributes:
+        proto: the model, with type and shape of every tensor in value_info.
+        id2label: class number -> name, where the model says so.
+        max_positions: longest sequence the model takes; None when unknown.
+        notes: what was noticed while loading, one sentence each (weights left unused, names changed).
+    """
+
+    proto: onnx.ModelProto
+    id2label: Mapping[int, str] = field(default_factory=dict)
+    max_positions: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        computed = [name for node in self.proto.graph.node for name in node.output if name]
+        if not self.index.info.keys() >= set(computed):
+            infer_shapes(self.proto)
+            self.__dict__.pop("index")
+
+    @cached_property
+    def index(self) -> GraphIndex:
+        """Lookups over the graph."""
+        return GraphIndex(self.proto.graph)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the nodes, their attributes, names, and all constants.
+
+        What does not change a result is left out: producer, documentation, inferred shapes, how constants are stored.
+        """
+        return model_sha256(self.proto)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor that a node computes, in topological order."""
+        return tuple(name for node in self.proto.graph.node for name in node.output if name)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs that are fed, in the model's order."""
+        return tuple(info.name for info in self.index.inputs)
+
+    @property
+    def output_name(self) -> str:
+        """Name of the logits."""
+        return str(self.proto.graph.output[0].name)
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the logits; 0 when the graph does not say."""
+        shape = self.index.shape(self.output_name) or ("",)
+        return shape[-1] if isinstance(shape[-1], int) else 0
+
+    def activations(self) -> list[str]:
+        """Floating-point tensors computed from the data, in topological order: what can be calibrated.
+
+        Constants, and tensors that depend on nothing but the inputs' shapes, are not among them.
+        """
+        return list(self.index.activations)
+
+    def aliases(self) -> dict[str, str]:
+        """Activation that holds another's values in another order -> that other, which is no alias itself."""
+        return dict(self.index.aliases)
+
+    def weight_matmuls(self) -> list[WeightMatMul]:
+        """Every product of an activation with a constant matrix, in graph order."""
+        return list(self.index.weight_matmuls)
+
+    def axes(self) -> dict[str, Axes]:
+        """Activation -> what each of its dimensions is: "batch", "sequence" or None.
+
+        A model with fixed shapes has only numbers: the first dimension counts as batch where it has the batch's
+        extent, others as sequence where they have the sequence's, unless a width of the network is the same number.
+        A tensor whose shape is unknown is left out.
+        """
+        shapes = {name: self.index.shape(name) for name in self.index.activations}
+        batch, sequence = self._token_dims
+        widths = self._widths if isinstance(sequence, int) else frozenset()
+
+        def label(position: int, dim: int | str) -> str | None:
+            if not dim:
+                return None
+            if dim == batch and (isinstance(dim, str) or position == 0):
+                return BATCH
+            return SEQUENCE if dim == sequence and position > 0 and dim not in widths else None
+
+        return {
+            n: tuple(label(i, dim) for i, dim in enumerate(shape)) for n, shape in shapes.items() if shape is not None
+        }
+
+    def fixed(self, batch: int, seq_len: int) -> onnx.ModelProto:
+        """A copy with static shapes, in which everything that follows from them is a constant; names stay.
+
+        Raises:
+            ModelError: the model has other fixed shapes, or cannot take a sequence this long.
+        """
+        if self.max_positions is not None and seq_len > self.max_positions:
+            raise ModelError(
+                f"A sequence of {seq_len} tokens is longer than the model's {self.max_positions} positions.",
+                f"Ask for at most {self.max_positions}.",
+            )
+        for what, have, want in zip(("batch", "sequence length"), self._token_dims, (batch, seq_len), strict=True):
+            if isinstance(have, int) and have != want:
+                raise ModelError(
+                    f"The model was exported with the fixed {what} {have}; {want} was asked for.",
+                    f"Ask for {have}, or export it with dynamic axes.",
+                )
+        model = onnx.ModelProto()
+        model.CopyFrom(self.proto)
+        set_input_shapes(model, (batch, seq_len))
+        fold_constants(model)
+        return model
+
+    @cached_property
+    def _token_dims(self) -> tuple[int | str, int | str]:
+        """Extents or names of the two dimensions of the inputs."""
+        shape = self.index.shape(self.input_names[0]) or ()
+        return (shape[0], shape[1]) if len(shape) == 2 else ("", "")
+
+    @cached_property
+    def _widths(self) -> frozenset[int | str]:
+        """Extents that are not the sequence's: widths of matrices, number and size of the attention heads."""
+        found: set[int | str] = set()
+        for product in self.index.weight_matmuls:
+            found.update(self.index.shape(product.weight) or ())
+        for node in self.index.data_matmuls:
+            left, right = (self.index.shape(name) or () for name in node.input)
+            shape = self.index.shape(node.output[0]) or ()
+            if len(left) == len(right) == len(shape) == 4:
+                # (batch, heads, sequence, d) @ (batch, heads, d, sequence), and probabilities @ values after it.
+                found.add(shape[1])
+                found.add(left[3] if shape[2] == shape[3] else shape[3])
+        return frozenset(found)
+
+
+def model_sha256(model: onnx.ModelProto) -> str:
+    """Hexadecimal SHA-256 of what a model computes; see `Network.sha256`."""
+    digest = hashlib.sha256()
+    for opset in sorted(model.opset_import, key=lambda o: o.domain):
+        digest.update(f"opset {opset.domain!r} {opset.version}\n".encode())
+    for part in (model.graph.input, model.graph.output):
+        digest.update(f"{[info.name for info in part]}\n".encode())
+    for node in model.graph.node:
+        digest.update(f"{node.domain!r} {node.op_type} {list(node.input)} {list(node.output)}\n".encode())
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            digest.update(attribute.SerializeToString(deterministic=True))
+    for tensor in sorted(model.graph.initializer, key=lambda t: t.name):
+        digest.update(f"{tensor.name}\n".encode())
+        sha256_array(digest, numpy_helper.to_array(tensor))
+    return digest.hexdigest()

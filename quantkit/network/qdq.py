@@ -1,0 +1,161 @@
+"""Puts QuantizeLinear/DequantizeLinear pairs into a graph, where runtimes turn them into INT8 products.
+
+Placement per encoder layer (tensor names of quantkit's own graph): the input of the layer feeds the query, key and
+value products through one shared pair; attention.context feeds the output projection; attention.norm and ffn.gelu the
+two feed-forward products. With residuals, the two Adds read the pair of their identity branch; the branch of the
+product stays float, because its dequantization is the product's own epilogue. With attention products, query, key and
+value are quantized as well, and the probabilities with the fixed range [0, 1]: it is known, and a calibrated one would
+only clip the few values that matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from quantkit.errors import ModelError
+from quantkit.network.index import GraphIndex, WeightMatMul, attribute
+from quantkit.network.placement import Placement, place
+from quantkit.network.precision import Grid, PrecisionPlan
+from quantkit.qparams import quantize, weight_scales
+
+if TYPE_CHECKING:
+    from quantkit.tables.table import CalibrationTable
+
+MIN_OPSET = 13  # the first whose DequantizeLinear has an axis
+
+
+@dataclass(frozen=True)
+class QdqResult:
+    """A quantized model and what was done to it.
+
+    Attributes:
+        proto: the model with Q/DQ pairs.
+        quantized: names of the nodes whose both inputs are quantized, in graph order.
+        skipped: name of a node or tensor that the mode covers but that stays FP32 -> why.
+        grids: quantized activation -> its grid.
+        weight_scales: quantized weight -> its scales, one per output channel.
+    """
+
+    proto: onnx.ModelProto
+    quantized: list[str]
+    skipped: dict[str, str]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    weight_scales: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionPlan) -> QdqResult:
+    """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
+
+    Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
+    <tensor>.zero_point. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read
+    it, stay FP32 and are listed with the reason.
+
+    Raises:
+        ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
+        TableError: the table has not one of the tensors that are needed.
+    """
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < MIN_OPSET:
+        raise ModelError(
+            f"The model uses opset {opset}; quantization per channel needs {MIN_OPSET} or later.",
+            "Export the model with a newer opset.",
+        )
+    placement = place(GraphIndex(proto.graph), table, plan)
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    scales = _Rewriter(model, placement).run()
+    return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
+
+
+class _Rewriter:
+    """Puts a placement into a model, in place."""
+
+    def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
+        self.graph, self.placement = model.graph, placement
+        self.index = GraphIndex(model.graph)
+        self.nodes = {node.name: node for node in model.graph.node}
+        self.taken = {*self.nodes, *self.index.initializers, *self.index.info, *self.index.producer}
+        self.scales: dict[str, npt.NDArray[np.float32]] = {}
+
+    def run(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Rewires the graph; gives the scales of the quantized weights."""
+        before: list[onnx.NodeProto] = []
+        dequantized: dict[str, str] = {}
+        for product in self.placement.dense:
+            if product.weight not in dequantized:
+                dequantized[product.weight] = self._weight(product, before)
+            self.nodes[product.node].input[1] = dequantized[product.weight]
+        pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
+        for tensor, readers in self.placement.readers.items():
+            for node, position in readers:
+                self.nodes[node].input[position] = pairs[tensor][1].output[0]
+        ordered = before + [node for info in self.index.inputs for node in pairs.get(info.name, ())]
+        for node in self.graph.node:
+            ordered.append(node)
+            ordered.extend(new for name in node.output for new in pairs.get(name, ()))
+        kept = onnx.GraphProto(node=ordered)  # copied before the originals are deleted
+        del self.graph.node[:]
+        self.graph.node.extend(kept.node)
+        self._drop(set(dequantized))
+        return self.scales
+
+    def _pair(self, tensor: str, grid: Grid) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        """QuantizeLinear and DequantizeLinear of an activation."""
+        codes, values = self._fresh(f"{tensor}.quantized"), self._fresh(f"{tensor}.dequantized")
+        scale = self._constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
+        zero_point = self._constant(f"{tensor}.zero_point", grid.zero_point_array)
+        self._describe(tensor, codes, TensorProto.INT8 if grid.signed else TensorProto.UINT8)
+        self._describe(tensor, values, TensorProto.FLOAT)
+        return (
+            helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [codes], name=codes),
+            helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values),
+        )
+
+    def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
+        """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
+        name = product.weight
+        weight = numpy_helper.to_array(self.index.initializers[name])
+        axis = 0 if attribute(self.nodes[product.node], "transB", 0) else 1
+        scales = self.scales[name] = weight_scales(weight, axis)
+        codes = self._constant(f"{name}.quantized", quantize(weight, np.expand_dims(scales, 1 - axis)))
+        scale = self._constant(f"{name}.scale", scales)
+        # onnxruntime wants the zero points written out, and of the codes' type, to merge the node into its kernel.
+        zero_point = self._constant(f"{name}.zero_point", np.zeros(scales.shape, np.int8))
+        values = self._fresh(f"{name}.dequantized")
+        nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values, axis=axis))
+        self._describe(name, values, TensorProto.FLOAT)
+        return values
+
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Adds an initializer under a name not taken yet; gives that name."""
+        fresh = self._fresh(name)
+        self.graph.initializer.append(numpy_helper.from_array(value, fresh))
+        return fresh
+
+    def _fresh(self, name: str) -> str:
+        """The name itself, or with a number where an imported graph uses it already."""
+        candidate, number = name, 1
+        while candidate in self.taken:
+            candidate, number = f"{name}_{number}", number + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def _describe(self, like: str, name: str, dtype: int) -> None:
+        """Writes down type and shape of a new tensor, where that of the old one is known."""
+        shape = self.index.shape(like)
+        if shape is not None:
+            self.graph.value_info.append(helper.make_tensor_value_info(name, dtype, [d or None for d in shape]))
+
+    def _drop(self, weights: set[str]) -> None:
+        """Removes the float weights that nothing reads any more."""
+        read = {name for node in self.graph.node for name in node.input}
+        for i in reversed(range(len(self.graph.initializer))):
+            name = self.graph.initializer[i].name
+            if name in weights and name not in read:
+                del self.graph.initializer[i]
