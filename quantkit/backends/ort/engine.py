@@ -1,0 +1,107 @@
+"""An onnxruntime engine on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
+from quantkit.backends.feeds import Symbols, graph_inputs, specs_of, symbols_of
+from quantkit.backends.ort import runtime
+from quantkit.types import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_INT8_PRODUCTS = frozenset(
+    {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QAttention"}
+)
+_FLOAT_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"})
+
+# It turns MatMul + Add into Gemm before the Q/DQ pairs are looked at, and a Gemm with a float bias and a float output
+# matches no INT8 kernel: with it, a graph whose MatMuls are all quantized runs entirely in float32.
+_BLOCKS_INT8 = ("MatMulAddFusion",)
+
+_INT8_TENSOR = 3
+"""onnx.TensorProto.INT8."""
+
+
+class OnnxRuntimeEngine(Engine):
+    """A session on the CPU; made by `compile_engine`."""
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        session: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        symbols: Symbols,
+    ) -> None:
+        super().__init__("onnxruntime", info, inputs, outputs, symbols)
+        self._session = session
+        self._names = [spec.name for spec in outputs]
+
+    def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
+        try:
+            arrays = self._session.run(self._names, feed)
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            raise runtime.failure("run the graph", error) from error
+        return {
+            n: a.astype(np.float32, copy=False) if a.dtype.kind == "f" else a
+            for n, a in zip(self._names, arrays, strict=True)
+        }
+
+    def _release(self) -> None:
+        self._session = None
+
+
+def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> OnnxRuntimeEngine:
+    """Compiles an ONNX graph; for INT8 the optimized graph is read back to see which kernels it has.
+
+    Raises:
+        BackendError: onnxruntime refuses the graph.
+    """
+    data = serialized(proto)
+    if precision == "int8":
+        session, kernels = _int8_session(data, threads)
+    else:
+        session, kernels = runtime.session(data, threads), Counter(node.op_type for node in proto.graph.node)
+    int8_ops = sum(kernels[kind] for kind in _INT8_PRODUCTS)
+    float_ops = sum(kernels[kind] for kind in _FLOAT_PRODUCTS)
+    info = EngineInfo(
+        precision=precision,
+        compute="int8+f32" if int8_ops else "f32",
+        size_bytes=len(data),
+        int8_ops=int8_ops,
+        float_ops=float_ops,
+        notes=_notes(proto, int8_ops, float_ops) if precision == "int8" else (),
+    )
+    inputs = graph_inputs(proto)
+    return OnnxRuntimeEngine(info, session, specs_of(inputs), specs_of(proto.graph.output), symbols_of(inputs))
+
+
+def _int8_session(data: bytes, threads: int) -> tuple[Any, Counter[str]]:
+    """A session for a Q/DQ graph, and how many kernels of each kind it executes."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        session = runtime.session(data, threads, disabled=_BLOCKS_INT8, save_to=path)
+        executed = onnx.load(str(path), load_external_data=False)
+    return session, Counter(node.op_type for node in executed.graph.node)
+
+
+def _notes(proto: ModelProto, int8_ops: int, float_ops: int) -> tuple[str, ...]:
+    """What the user should know about an INT8 engine."""
+    if not int8_ops:
+        return (f"No matrix product runs in INT8: all {float_ops} run in f32.",)
+    zero_points = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == _INT8_TENSOR}
+    quantizers = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    if any(len(node.input) > 2 and node.input[2] in zero_points for node in quantizers):
+        return ("Activations are int8; on x86 onnxruntime is about twice as fast with uint8 activations.",)
+    return ()
