@@ -14,7 +14,7 @@ from quantkit.collect.histogram import NUM_BINS, Histogram
 
 LEVELS = 128
 """Magnitudes that INT8 can tell apart; also the smallest candidate in bins."""
-CHUNK = 64
+CHUNK = 128
 """Candidates at a time: their 128 groups each then stay in a core's cache."""
 CLOSE = 1e-9
 """Candidates this close to the minimum are compared again without prefix sums, whose rounding is far below it."""
@@ -114,8 +114,14 @@ def kl_curve(counts: npt.NDArray[Any]) -> Floats:
 
 def _group_terms(mass: Floats, filled: Floats, edges: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Per candidate: sum of S ln(S / N) over its groups, and ln(S / N) of its last group (0 where that is empty)."""
-    sums = np.diff(mass[edges], axis=1)
-    logs = np.log(np.maximum(sums, 1.0) / np.maximum(np.diff(filled[edges], axis=1), 1.0))
+    at_edges = np.take(mass, edges)  # take, differences and reused arrays: twice as fast as fancy indexing and diff
+    sums = at_edges[:, 1:] - at_edges[:, :-1]
+    at_edges = np.take(filled, edges)
+    bins = at_edges[:, 1:] - at_edges[:, :-1]
+    np.maximum(bins, 1.0, out=bins)
+    logs = np.maximum(sums, 1.0)
+    logs /= bins
+    np.log(logs, out=logs)
     return np.einsum("ij,ij->i", sums, logs), logs[:, -1]
 
 
