@@ -35,6 +35,15 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(_cpuinfo().get("flags", "").split())
 
 
+NO_VNNI = "This CPU has no VNNI instructions: INT8 gains less speed, and sums of two products may saturate at 16 bits."
+
+
+def without_vnni() -> bool:
+    """Whether this is an x86 CPU that lacks the instructions for INT8 dot products."""
+    flags = cpu_flags()
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def _allowed_cpus() -> set[int]:
     """CPUs of this process's affinity mask; empty where the system has none."""
     if hasattr(os, "sched_getaffinity"):

@@ -112,7 +112,7 @@ def _checked_array(spec: TensorSpec, array: Any) -> Array:
         )
     if array.size == 0:
         raise BackendError(f"The input {spec.name!r} is empty (shape {shape_text(array.shape)}).")
-    return np.ascontiguousarray(_cast(spec, array))
+    return np.asarray(_cast(spec, array), order="C")
 
 
 def _cast(spec: TensorSpec, array: Array) -> Array:

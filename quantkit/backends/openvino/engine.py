@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
-from quantkit.backends.cpu import cpu_flags
+from quantkit.backends.cpu import NO_VNNI, without_vnni
 from quantkit.backends.feeds import Symbols, graph_inputs, specs_of, symbols_of
 from quantkit.backends.openvino import runtime
 from quantkit.backends.openvino.execution import Execution, matmul_names, read_execution
@@ -150,12 +150,6 @@ def _notes(precision: Precision, execution: Execution) -> tuple[str, ...]:
         notes.append(f"Half precision was asked for and {execution.compute} is computed: {why}.")
     if precision == "int8" and not execution.int8_ops:
         notes.append(f"No matrix product runs in INT8: all {execution.float_ops} run in {execution.compute}.")
-    if precision == "int8" and execution.int8_ops and _without_vnni():
-        notes.append("This CPU has no VNNI instructions, so INT8 gains less than it could.")
+    if precision == "int8" and execution.int8_ops and without_vnni():
+        notes.append(NO_VNNI)
     return tuple(notes)
-
-
-def _without_vnni() -> bool:
-    """Whether this is an x86 CPU without instructions for INT8 dot products."""
-    flags = cpu_flags()
-    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}

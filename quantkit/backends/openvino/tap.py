@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+_COPIES = frozenset({"Identity", "Dropout"})
+"""Operations whose (first) output is their first input when nothing is trained; OpenVINO drops them."""
+
+
 class OpenVINOTap(CheckedRunner):
     """A runner of the FP32 graph that shows the named tensors.
 
@@ -36,13 +40,14 @@ class OpenVINOTap(CheckedRunner):
 
     def __init__(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> None:
         model = read_model(serialized(proto))
-        _show_only(model, names)
-        shapes = {name: _shape(model.outputs[port_index(model.outputs, name)]) for name in names}
+        sources = _sources(proto, model, names)
+        _show_only(model, tuple(dict.fromkeys(sources.values())))
+        shapes = {name: _shape(model.outputs[port_index(model.outputs, sources[name])]) for name in names}
         _loosen_batch(model)
         compiled = compile_model(model, "fp32", threads)
         inputs = graph_inputs(proto)
         specs = specs_of(inputs)
-        self._ports = {name: port_index(compiled.outputs, name) for name in names}
+        self._ports = {name: port_index(compiled.outputs, sources[name]) for name in names}
         outputs = [TensorSpec(name, np.dtype(np.float32), shape) for name, shape in shapes.items()]
         super().__init__("openvino", specs, outputs, symbols_of(inputs))
         self._feeder = Feeder(compiled, specs)
@@ -55,16 +60,32 @@ class OpenVINOTap(CheckedRunner):
         self._feeder.close()
 
 
+def _sources(proto: ModelProto, model: Any, names: tuple[str, ...]) -> dict[str, str]:
+    """For each name the name under which the ov.Model has the tensor: its own, or the one that it is a copy of.
+
+    Raises:
+        BackendError: a tensor is gone: OpenVINO has folded it into others while it read the graph.
+    """
+    present = {name for op in model.get_ops() for port in op.outputs() for name in port.get_names()}
+    copies = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type in _COPIES}
+    sources = {}
+    for name in names:
+        source = name
+        while source not in present and source in copies:
+            source = copies[source]
+        sources[name] = source
+    if lost := [name for name, source in sources.items() if source not in present]:
+        raise BackendError(f"OpenVINO does not compute the tensor {lost[0]!r} of this graph ({len(lost)} are missing).")
+    return sources
+
+
 def _show_only(model: Any, names: tuple[str, ...]) -> None:
     """Makes the named tensors the outputs of an ov.Model, and the only ones.
 
     Raises:
-        BackendError: a tensor is gone (OpenVINO folded it while it read the graph), or is not float32.
+        BackendError: a tensor is not float32.
     """
     wanted = set(names)
-    present = {name for op in model.get_ops() for port in op.outputs() for name in port.get_names()}
-    if lost := [name for name in names if name not in present]:
-        raise BackendError(f"OpenVINO does not compute the tensor {lost[0]!r} of this graph ({len(lost)} are missing).")
     shown = {name for port in model.outputs for name in port.get_names()}
     try:
         model.add_outputs([name for name in names if name not in shown])

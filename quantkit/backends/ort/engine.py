@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
+from quantkit.backends.cpu import NO_VNNI, without_vnni
 from quantkit.backends.feeds import Symbols, graph_inputs, specs_of, symbols_of
 from quantkit.backends.ort import runtime
+from quantkit.backends.ort.unsigned import with_unsigned_activations
 from quantkit.types import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -26,9 +28,6 @@ _FLOAT_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Atte
 # It turns MatMul + Add into Gemm before the Q/DQ pairs are looked at, and a Gemm with a float bias and a float output
 # matches no INT8 kernel: with it, a graph whose MatMuls are all quantized runs entirely in float32.
 _BLOCKS_INT8 = ("MatMulAddFusion",)
-
-_INT8_TENSOR = 3
-"""onnx.TensorProto.INT8."""
 
 
 class OnnxRuntimeEngine(Engine):
@@ -68,8 +67,10 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
     """
     data = serialized(proto)
     if precision == "int8":
-        session, kernels = _int8_session(data, threads)
+        unsigned, changed = with_unsigned_activations(proto)
+        session, kernels = _int8_session(serialized(unsigned) if changed else data, threads)
     else:
+        changed = 0
         session, kernels = runtime.session(data, threads), Counter(node.op_type for node in proto.graph.node)
     int8_ops = sum(kernels[kind] for kind in _INT8_PRODUCTS)
     float_ops = sum(kernels[kind] for kind in _FLOAT_PRODUCTS)
@@ -79,7 +80,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
         size_bytes=len(data),
         int8_ops=int8_ops,
         float_ops=float_ops,
-        notes=_notes(proto, int8_ops, float_ops) if precision == "int8" else (),
+        notes=_notes(changed, int8_ops, float_ops) if precision == "int8" else (),
     )
     inputs = graph_inputs(proto)
     return OnnxRuntimeEngine(info, session, specs_of(inputs), specs_of(proto.graph.output), symbols_of(inputs))
@@ -96,12 +97,13 @@ def _int8_session(data: bytes, threads: int) -> tuple[Any, Counter[str]]:
     return session, Counter(node.op_type for node in executed.graph.node)
 
 
-def _notes(proto: ModelProto, int8_ops: int, float_ops: int) -> tuple[str, ...]:
-    """What the user should know about an INT8 engine."""
+def _notes(changed: int, int8_ops: int, float_ops: int) -> tuple[str, ...]:
+    """What the user should know about an INT8 engine, `changed` activations of which became uint8."""
+    notes = []
     if not int8_ops:
-        return (f"No matrix product runs in INT8: all {float_ops} run in f32.",)
-    zero_points = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == _INT8_TENSOR}
-    quantizers = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
-    if any(len(node.input) > 2 and node.input[2] in zero_points for node in quantizers):
-        return ("Activations are int8; on x86 onnxruntime is about twice as fast with uint8 activations.",)
-    return ()
+        notes.append(f"No matrix product runs in INT8: all {float_ops} run in f32.")
+    if changed:
+        notes.append(f"The codes of {changed} int8 activations are moved by 128 into uint8, which changes no value.")
+    if int8_ops and without_vnni():
+        notes.append(NO_VNNI)
+    return tuple(notes)
