@@ -56,6 +56,16 @@ def _umask() -> int:
     return mask
 
 
+def check_writable(folder: Path) -> Path:
+    """Makes the folder and writes a byte into it and away again; StorageError when that cannot be done."""
+    probe = Path(folder) / f".{os.getpid()}.probe"
+    with atomic_file(probe) as file:
+        file.write(b"0")
+    with suppress(OSError):
+        probe.unlink()
+    return Path(folder)
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Writes `data` to `path` atomically and returns the path."""
     with atomic_file(path) as file:

@@ -16,12 +16,14 @@ INT8_MAX = 127
 
 def scale_from_amax(amax: float) -> np.float32:
     """float32 scale of the symmetric range [-amax, amax]; the division is done in float32, as TensorRT does it."""
-    return np.float32(np.float32(amax) / np.float32(INT8_MAX))
+    scale: np.float32 = np.float32(np.float32(amax) / np.float32(INT8_MAX))
+    return scale
 
 
 def amax_from_scale(scale: float) -> np.float32:
     """float32 threshold that a symmetric scale stands for."""
-    return np.float32(np.float32(scale) * np.float32(INT8_MAX))
+    amax: np.float32 = np.float32(np.float32(scale) * np.float32(INT8_MAX))
+    return amax
 
 
 def quantize(x: npt.ArrayLike, scale: npt.ArrayLike) -> npt.NDArray[np.int8]:
@@ -58,4 +60,5 @@ def weight_scales(weight: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float32
     """Per-channel scales of a weight: max|w| / 127 along every dimension but `axis`; an all-zero channel gets 1."""
     rest = tuple(d for d in range(weight.ndim) if d != axis % weight.ndim)
     amax = np.max(np.abs(weight), axis=rest).astype(np.float32)
-    return np.where(amax > 0, amax / np.float32(INT8_MAX), np.float32(1.0)).astype(np.float32)
+    scales: npt.NDArray[np.float32] = np.where(amax > 0, amax / np.float32(INT8_MAX), np.float32(1)).astype(np.float32)
+    return scales

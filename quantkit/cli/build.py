@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes, with_folder
 from quantkit.pipeline.settings import Settings
 
 
@@ -12,5 +12,5 @@ def build(settings: Settings, output: Output) -> None:
     from quantkit.cli.show import finish, watcher
     from quantkit.pipeline.run import build_only
 
-    record = build_only(settings, watcher(output))
+    record = build_only(with_folder(settings), watcher(output))
     finish(record.data, output)

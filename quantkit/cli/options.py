@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,7 +134,7 @@ def default(name: str) -> Any:
     if name == "methods":
         return "all"
     field = next(f for f in fields(Settings) if f.name == name)
-    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    value: Any = field.default_factory() if field.default_factory is not MISSING else field.default
     if name == "precisions":
         return ",".join(value)
     return list(value) if isinstance(value, tuple) else value
@@ -151,6 +151,11 @@ def make_settings(values: dict[str, Any]) -> Settings:
     if "text_columns" in chosen:
         chosen["text_columns"] = tuple(chosen["text_columns"] or ())
     return Settings(parameters=given, **chosen)
+
+
+def with_folder(settings: Settings) -> Settings:
+    """The settings with a folder for the results, ./quantkit-out unless one was named."""
+    return settings if settings.out is not None else replace(settings, out=Path("quantkit-out"))
 
 
 def split_names(text: str, what: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes, with_folder
 from quantkit.pipeline.settings import Settings
 
 
@@ -12,5 +12,5 @@ def run(settings: Settings, output: Output) -> None:
     from quantkit.cli.show import finish, watcher
     from quantkit.pipeline.run import run_settings
 
-    record = run_settings(settings, watcher(output))
+    record = run_settings(with_folder(settings), watcher(output))
     finish(record.data, output)

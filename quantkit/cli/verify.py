@@ -1,4 +1,4 @@
-"""`quantkit verify`: is this cache what the histograms give?"""
+"""`quantkit verify`: whether a cache is what the histograms give."""
 
 from __future__ import annotations
 

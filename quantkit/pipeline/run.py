@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from quantkit.backends.base import Engine
+from quantkit.calibrate import make_calibrator
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
 from quantkit.errors import BackendError, InputError, QuantkitError
 from quantkit.evaluate.accuracy import EvalResult, evaluate_engine
 from quantkit.evaluate.latency import Latency, time_engines
-from quantkit.files import write_bytes
+from quantkit.evaluate.significance import compare
+from quantkit.files import check_writable, write_bytes
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
 from quantkit.pipeline.calibration import Calibrated, calibrate
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.settings import Precision, Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
-from quantkit.types import Watcher
+from quantkit.types import Array, Watcher
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,7 +37,7 @@ LATENCY_WARMUP = 3
 class Trial:
     """One precision on its way through the stages; `error` ends it and becomes the row's reason."""
 
-    precision: str
+    precision: Precision
     engine: Engine | None = None
     model_file: str = ""
     size_bytes: int | None = None
@@ -60,8 +60,7 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
         QuantkitError: something that concerns every engine; what concerns one is that engine's row.
     """
     workspace = Workspace(settings, watcher)
-    check_splits(settings)
-    _ = workspace.backend, workspace.network  # a missing package or a broken model should not cost the user's time
+    check_early(workspace)
     evaluation = evaluation_batches(workspace)
     calibrated = calibrate(workspace) if "int8" in settings.precisions else None
     trials = [Trial(precision) for precision in settings.precisions]
@@ -85,14 +84,22 @@ def build_only(settings: Settings, watcher: Watcher) -> Record:
     return run_settings(settings, watcher, metrics=False, latency=False)
 
 
-def check_splits(settings: Settings) -> None:
-    """InputError when one file would have to be both the calibration and the evaluation data."""
+def check_early(workspace: Workspace) -> None:
+    """Raises what can be known before anything is computed: an error after minutes of work would cost the user them."""
+    settings = workspace.settings
+    make_calibrator(settings.method, **settings.parameters)
+    if settings.out is not None:
+        check_writable(settings.out)
     single = settings.data and Path(settings.data).is_file()
     if single and not settings.calib_data and settings.table is None and "int8" in settings.precisions:
         raise InputError(
             f"{settings.data} is one file; calibrating on the rows that are evaluated would flatter INT8.",
             "Name other rows with --calib-data, or a table with --table.",
         )
+    _ = workspace.backend, workspace.task
+    limit = workspace.network.max_positions
+    if limit is not None and settings.seq_len > limit:
+        raise InputError(f"The model has {limit} positions; a sequence of {settings.seq_len} tokens does not fit.")
 
 
 def evaluation_batches(workspace: Workspace) -> TokenBatches:
@@ -109,11 +116,7 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
         for done, trial in enumerate(trials):
             try:
                 proto = graph_for(workspace, trial, calibrated)
-                trial.engine = workspace.backend.compile(
-                    proto,
-                    trial.precision,
-                    threads=threads_of(settings),  # type: ignore[arg-type]
-                )
+                trial.engine = workspace.backend.compile(proto, trial.precision, threads=threads_of(settings))
             except QuantkitError as error:
                 trial.error = error
             progress(done + 1, len(trials))
@@ -138,9 +141,7 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
 
 def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
     """Runs the task through every engine."""
-    labels = workspace.evaluation.labels
-    if labels is None:
-        raise InputError("The evaluation rows have no labels.", "Name the column with --label-column.")
+    labels = labels_of(workspace)
     for trial in trials:
         if trial.engine is None:
             continue
@@ -151,27 +152,36 @@ def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBa
                 trial.error = error
 
 
+def labels_of(workspace: Workspace) -> Array:
+    """The labels of the evaluation rows; InputError when the file has none."""
+    labels = workspace.evaluation.labels
+    if labels is None:
+        raise InputError("The evaluation rows have no labels.", "Name the column with --label-column.")
+    return labels
+
+
 def time_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
     """Times the engines that work, in turn, on the same full batches of the task's own sentences."""
     alive = [trial for trial in trials if trial.engine is not None and trial.error is None]
     if not alive:
         return
     feeds = list(islice(batches, LATENCY_BATCHES))
+    engines = [trial.engine for trial in alive if trial.engine is not None]
     with workspace.watcher.stage("time engines") as progress:
-        timings = time_engines(
-            [trial.engine for trial in alive if trial.engine is not None],
-            feeds,
-            warmup=LATENCY_WARMUP,
-            rounds=LATENCY_ROUNDS,
-            progress=progress,
-        )
+        try:
+            timings = time_engines(engines, feeds, warmup=LATENCY_WARMUP, rounds=LATENCY_ROUNDS, progress=progress)
+        except BackendError as error:
+            # Engines are timed in turn, so one that breaks leaves none with a fair figure; accuracies stay.
+            for trial in alive:
+                trial.notes.append(f"not timed: {error}")
+            return
     for trial, timing in zip(alive, timings, strict=True):
         trial.latency = timing
 
 
-def row_of(trial: Trial, reference: Trial, backend: str) -> EngineRow:
+def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
     """The record's row of one engine, compared with the reference where there is one."""
-    engine = trial.engine
+    engine, backend = trial.engine, workspace.backend.name
     if trial.error is not None or engine is None:
         reason = str(trial.error) if trial.error else "not built"
         return EngineRow(trial.precision, backend, status="failed", reason=reason)
@@ -187,9 +197,9 @@ def row_of(trial: Trial, reference: Trial, backend: str) -> EngineRow:
     if trial.result is not None:
         scores = {name: score.as_json() for name, score in trial.result.scores.items()}
         row = replace(row, metrics=scores)
-        if trial is not reference and reference.result is not None:
-            same = trial.result.predictions == reference.result.predictions
-            row = replace(row, agreement=round(float(np.mean(same)), 6))
+        if trial is not reference and reference.precision == "fp32" and reference.result is not None:
+            comparison = compare(reference.result, trial.result, labels_of(workspace), workspace.task)
+            row = replace(row, against_fp32=asdict(comparison))
     if trial.latency is not None:
         row = replace(row, latency_ms=trial.latency.as_json(), throughput_per_s=trial.latency.throughput_per_s)
         if trial is not reference and reference.latency is not None:
@@ -203,7 +213,7 @@ def save(
     """The record of what is known so far, written to --out when there is one."""
     settings, network = workspace.settings, workspace.network
     reference = next((trial for trial in trials if trial.precision == "fp32"), trials[0])
-    rows = [row_of(trial, reference, workspace.backend.name) for trial in trials]
+    rows = [row_of(trial, reference, workspace) for trial in trials]
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "context": context(settings.as_json()),

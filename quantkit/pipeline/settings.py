@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from quantkit.errors import InputError, UnknownNameError
 from quantkit.report.record import available_cores
 
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
-PRECISIONS = ("fp32", "fp16", "int8")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEFAULT_METHOD = "mse"
 DEFAULT_PLACEMENT = "gemm"
+LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "limit": 0, "seed": 0, "threads": 0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Settings:
     method: str = DEFAULT_METHOD
     methods: tuple[str, ...] = ("all",)
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[Precision, ...] = PRECISIONS
     calib_samples: int = 512
     batch: int = 16
     seq_len: int = 64
@@ -82,15 +84,17 @@ class Settings:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in self.precisions:
-            if name not in PRECISIONS:
-                raise UnknownNameError("precision", name, PRECISIONS)
+        if unknown := [precision for precision in self.precisions if precision not in PRECISIONS]:
+            raise UnknownNameError("precision", unknown[0], PRECISIONS)
         if not self.precisions:
             raise InputError("No precision was given.", f"Choose from {', '.join(PRECISIONS)}.")
-        for name, least in (("calib_samples", 1), ("batch", 1), ("seq_len", 2), ("limit", 0), ("seed", 0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+                flag = "--" + name.replace("_", "-")
+                raise InputError(
+                    f"{name} must be a whole number of at least {least}; got {value!r}.", f"Change {flag}."
+                )
         if self.task == "" and self.model != DEMO:
             raise InputError("A model of your own needs a task.", "Name it with --task, for example --task sst2.")
 

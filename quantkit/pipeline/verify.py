@@ -40,7 +40,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ "equal", "differs" or "no histogram"."""
+        """One of "equal", "differs" and "no histogram"."""
         if self.ours is None:
             return "no histogram"
         return "equal" if self.ours == self.theirs else "differs"

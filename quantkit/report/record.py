@@ -80,7 +80,7 @@ class EngineRow:
     size_bytes: int | None = None
     model_file: str = ""
     int8_ops: int | None = None
-    agreement: float | None = None
+    against_fp32: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
