@@ -97,7 +97,11 @@ class _Placer:
             self.placement.quantized.append(product.node)
 
     def place_products(self) -> None:
-        """Inputs of the attention products; both of a product, or none."""
+        """Inputs of the attention products; both of a product, or none.
+
+        Query, key and value are always int8 around zero: OpenVINO computes a product of two activations in INT8 only
+        when the zero points are 0 (otherwise it dequantizes and multiplies in FP32).
+        """
         for pair in self.encoder.products:
             for node, inputs in (
                 (pair.scores_node, (pair.query, pair.key)),
@@ -105,7 +109,7 @@ class _Placer:
             ):
                 if self._taken_out(node, [name for tensor in inputs for name in self._names(tensor)], pair.layer):
                     continue
-                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self._grid(t) for t in inputs]
+                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self._grid(t, True) for t in inputs]
                 for position, (tensor, grid) in enumerate(zip(inputs, grids, strict=True)):
                     if grid is None:
                         self.placement.skipped[node] = f"its input {tensor} is not quantized"
@@ -130,7 +134,7 @@ class _Placer:
             self.placement.skipped[node] = f"left in FP32 by the pattern {pattern!r}"
         return pattern is not None
 
-    def _grid(self, tensor: str) -> Grid | None:
+    def _grid(self, tensor: str, symmetric: bool = False) -> Grid | None:
         """The grid of a tensor by the table and the plan; None, with a note why, when there is none."""
         if tensor not in self.asked:
             self.asked[tensor] = next((self.entries[n] for n in self._names(tensor) if n in self.entries), None)
@@ -138,7 +142,7 @@ class _Placer:
         if entry is None:
             self.placement.skipped[tensor] = "the calibration table has no entry for it"
             return None
-        if self.plan.symmetric or entry.minimum is None or entry.maximum is None:
+        if symmetric or self.plan.symmetric or entry.minimum is None or entry.maximum is None:
             grid = Grid(entry.scale)
         else:
             grid = Grid.between(max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax))

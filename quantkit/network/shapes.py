@@ -34,7 +34,8 @@ NOT_FOLDED = frozenset(
 def infer_shapes(model: onnx.ModelProto) -> None:
     """Replaces the model's value_info, and its outputs' shapes, by what follows from inputs and weights.
 
-    Large constants are shown to ONNX's inference as typed inputs: it would copy them twice otherwise.
+    An output about which nothing follows keeps the shape it was declared with. Large constants are shown to ONNX's
+    inference as typed inputs: it would copy them twice otherwise.
 
     Raises:
         ModelError: shapes contradict each other, or an operator is unknown.
@@ -63,9 +64,9 @@ def infer_shapes(model: onnx.ModelProto) -> None:
         ) from error
     del graph.value_info[:]
     graph.value_info.extend(inferred.graph.value_info)
-    outputs = list(inferred.graph.output)
-    del graph.output[:]
-    graph.output.extend(outputs)
+    for declared, found in zip(graph.output, inferred.graph.output, strict=True):
+        if found.type.tensor_type.HasField("shape"):
+            declared.CopyFrom(found)
 
 
 def set_input_shapes(model: onnx.ModelProto, shape: tuple[int | str, ...]) -> None:

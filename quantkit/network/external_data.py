@@ -1,0 +1,115 @@
+"""Constants that an ONNX model keeps in files beside it, read with a suspicious eye.
+
+A model file comes from anywhere, so the places it names are checked: a plain relative path inside the model's own
+folder, links that lead out refused, and offset and length within the file and equal to what the tensor needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from onnx import AttributeProto, TensorProto, helper
+
+from quantkit.errors import ModelError
+
+MAX_BYTES = (1 << 31) - 1
+"""A protobuf message cannot be larger, so neither can a model that the runtimes are handed."""
+
+
+def read_external_data(model: onnx.ModelProto, folder: Path) -> None:
+    """Puts all external constants into the model, in place.
+
+    Raises:
+        ModelError: a path leads out of `folder`, a file is missing or too short, or the model becomes too large.
+    """
+    total = model.ByteSize()
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        file, offset, length = _place(tensor, folder)
+        total += length
+        if total > MAX_BYTES:
+            raise ModelError(
+                f"The model's constants are larger than {MAX_BYTES} bytes together.", "Give a smaller model."
+            )
+        try:
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                data = stream.read(length)
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+        if len(data) != length:
+            raise ModelError(
+                f"{file} ends before the constant {tensor.name}, which needs {length} bytes from {offset}.",
+                "The file is cut off: fetch it again.",
+            )
+        tensor.raw_data = data
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """File, offset and length in bytes of an external constant, checked."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = _inside(folder, entries.get("location", ""), tensor.name)
+    needed = _bytes(tensor)
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
+    except ValueError as error:
+        raise ModelError(f"The place of the constant {tensor.name} is not given in numbers: {error}.") from error
+    if offset < 0 or length != needed:
+        raise ModelError(
+            f"The constant {tensor.name} needs {needed} bytes; the model says {length} at offset {offset}.",
+            "The file is damaged: export it again.",
+        )
+    return file, offset, length
+
+
+def _inside(folder: Path, location: str, tensor: str) -> Path:
+    """The file a location names, if it is an ordinary one inside the folder."""
+    parts = PurePosixPath(location.replace("\\", "/"))
+    windows = PureWindowsPath(location)
+    if not location or parts.is_absolute() or windows.is_absolute() or windows.drive or ".." in parts.parts:
+        raise ModelError(
+            f"The constant {tensor} is kept in {location!r}, which is no path inside the model's folder.",
+            "Only files beside the model are read.",
+        )
+    file = folder / parts
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"The constant {tensor} is kept in {location!r}, a link that leads out of the model's folder.",
+            "Put the file itself beside the model.",
+        )
+    if not file.is_file():
+        raise ModelError(
+            f"The constant {tensor} is kept in {location!r}, which is not beside the model.", "Fetch it too."
+        )
+    return file
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """Size of a tensor of a type whose elements are whole bytes."""
+    if any(d < 0 for d in tensor.dims):
+        raise ModelError(f"The constant {tensor.name} has the impossible shape {tuple(tensor.dims)}.")
+    try:
+        itemsize = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"The constant {tensor.name} has the unknown element type {tensor.data_type}.") from error
+    return prod(tensor.dims) * itemsize
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a graph, those in attributes and subgraphs included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.type == AttributeProto.TENSOR:
+                yield attr.t
+            yield from attr.tensors
+            for sub in [attr.g] if attr.type == AttributeProto.GRAPH else attr.graphs:
+                yield from _tensors(sub)
