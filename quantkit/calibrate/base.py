@@ -17,6 +17,9 @@ from quantkit.collect.histogram import Histogram
 from quantkit.errors import CalibrationError, InputError
 from quantkit.qparams import scale_from_amax
 
+ALL_ZERO = "every value was zero"
+"""The reason that goes with a threshold of 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:

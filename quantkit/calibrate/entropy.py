@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.calibrate.base import Curve, Threshold, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Curve, Threshold, check_histogram, threshold
 from quantkit.collect.histogram import NUM_BINS, Histogram
 
 LEVELS = 128
@@ -42,7 +42,7 @@ class EntropyCalibrator:
         """
         check_histogram(h)
         if h.amax == 0:
-            return threshold(0.0, self.name)
+            return threshold(0.0, self.name, ALL_ZERO)
         losses = kl_curve(h.counts)
         best = last_minimum(h.counts, losses)
         candidates = (np.arange(LEVELS, NUM_BINS + 1, dtype=np.float64) + 0.5) * h.bin_width

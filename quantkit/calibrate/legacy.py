@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.calibrate.base import Threshold, check_fraction, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Threshold, check_fraction, check_histogram, threshold
 from quantkit.collect.histogram import NUM_BINS, Histogram
 
 LOG_BASE = np.float32(0.694)
@@ -63,7 +63,7 @@ class LegacyCalibrator:
         """
         check_histogram(h)
         if h.amax == 0:
-            return threshold(0.0, self.name)
+            return threshold(0.0, self.name, ALL_ZERO)
         estimate = regression_threshold(h, self.regression_cutoff)
         if 0.0 < estimate < LONGEST * h.amax:
             return threshold(estimate, self.name, "regression")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from quantkit.calibrate.base import Threshold, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Threshold, check_histogram, threshold
 from quantkit.collect.histogram import Histogram
 
 
@@ -23,4 +23,4 @@ class MinMaxCalibrator:
             CalibrationError: the histogram holds NaN, Inf or nothing at all.
         """
         check_histogram(h)
-        return threshold(h.amax, self.name)
+        return threshold(h.amax, self.name, "" if h.amax else ALL_ZERO)

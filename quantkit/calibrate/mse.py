@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.calibrate.base import Curve, Threshold, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Curve, Threshold, check_histogram, threshold
 from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.qparams import INT8_MAX
 
@@ -39,7 +39,7 @@ class MSECalibrator:
         """
         check_histogram(h)
         if h.amax == 0:
-            return threshold(0.0, self.name)
+            return threshold(0.0, self.name, ALL_ZERO)
         candidates, losses = mse_curve(h)
         best = candidates.size - 1 - int(np.argmin(losses[::-1]))
         return threshold(candidates[best], self.name, curve=Curve(candidates, losses, "mse") if curve else None)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from quantkit.calibrate.base import Threshold, check_fraction, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Threshold, check_fraction, check_histogram, threshold
 from quantkit.collect.histogram import Histogram
 
 
@@ -41,6 +41,8 @@ class PercentileCalibrator:
             CalibrationError: the histogram holds NaN, Inf or nothing at all.
         """
         check_histogram(h)
+        if h.amax == 0:
+            return threshold(0.0, self.name, ALL_ZERO)
         if float(self.percentile) == 100.0:
             return threshold(h.amax, self.name)
         # str() keeps the decimal the user wrote: 99.99 means 9999 of 10000, not the nearest double.

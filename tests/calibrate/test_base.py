@@ -16,6 +16,7 @@ from quantkit.collect.histogram import Histogram
 from quantkit.errors import CalibrationError, InputError, UnknownNameError
 
 METHODS = {
+    "auto": {},
     "minmax": {},
     "entropy": {},
     "mse": {},
@@ -66,6 +67,7 @@ def test_all_zero_has_threshold_and_scale_zero(method, parameters):
     result = make_calibrator(method, **parameters).compute(zeros, curve=True)
     assert result.amax == 0.0
     assert result.scale == np.float32(0)
+    assert result.reason == "every value was zero"
 
 
 @every_method
