@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantkit.calibrate import curves
     from quantkit.collect.histogram import Histogram, HistogramAccumulator
     from quantkit.collect.store import load_histograms, save_histograms
     from quantkit.errors import QuantkitError
@@ -32,6 +33,7 @@ _HOMES = {
     "QuantkitError": "quantkit.errors",
     "Record": "quantkit.report.record",
     "calibrate_arrays": "quantkit.library",
+    "curves": "quantkit.calibrate",
     "load_histograms": "quantkit.collect.store",
     "load_record": "quantkit.report.record",
     "load_table": "quantkit.tables.table",
@@ -48,6 +50,7 @@ __all__ = [
     "Record",
     "__version__",
     "calibrate_arrays",
+    "curves",
     "load_histograms",
     "load_record",
     "load_table",

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.calibrate.base import Calibrator, Threshold, check_fraction, check_histogram, threshold
+from quantkit.calibrate.base import ALL_ZERO, Calibrator, Threshold, check_fraction, check_histogram, threshold
 from quantkit.calibrate.entropy import EntropyCalibrator
 from quantkit.calibrate.minmax import MinMaxCalibrator
 from quantkit.calibrate.mse import MSECalibrator
@@ -112,7 +112,7 @@ class AutoCalibrator:
         """Rules 3 and 4."""
         check_histogram(h)
         if h.amax == 0:
-            return threshold(0.0, self.name, "zero throughout")
+            return threshold(0.0, self.name, ALL_ZERO)
         ranges = candidate_ranges(h)
         sqnr = {label: histogram_sqnr_db(h, amax) for label, amax in ranges.items()}
         best = max(sqnr, key=sqnr.__getitem__)
@@ -173,7 +173,7 @@ def _round_trip(h: Histogram, amax: float) -> tuple[Floats, Floats, Floats, floa
     """Counts without exact zeros, bin centres, INT8 codes of the centres, and the step, the latter three in bins."""
     counts = h.counts.astype(np.float64)
     counts[0] -= h.zero_count
-    centres: Floats = np.arange(NUM_BINS) + 0.5
+    centres = np.arange(NUM_BINS, dtype=np.float64) + 0.5
     step = amax / h.bin_width / INT8_MAX
-    codes: Floats = np.minimum(np.rint(centres / step), INT8_MAX)
-    return counts, centres, codes, step
+    codes = np.minimum(np.rint(centres / step), float(INT8_MAX))
+    return counts, centres, codes.astype(np.float64), step

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, cast
 
 from quantkit.calibrate.base import Calibrator, Threshold
 from quantkit.collect.histogram import Histogram
@@ -37,4 +37,4 @@ def table_from(
 
 def parameters_of(calibrator: Calibrator) -> dict[str, Any]:
     """The calibrator's parameters by name."""
-    return {name: getattr(calibrator, name) for name in getattr(calibrator, "__dataclass_fields__", {})}
+    return {field.name: getattr(calibrator, field.name) for field in fields(cast(Any, calibrator))}

@@ -31,12 +31,14 @@ def histogram(values: np.ndarray, mode: str = "tensorrt", mask_logits: float | N
 
 
 @pytest.mark.parametrize("mode", ["tensorrt", "pow2"])
-def test_the_estimate_from_the_histogram_is_the_round_trips_sqnr(sample, mode):
+@pytest.mark.parametrize("draw", [np.abs, np.negative, lambda x: x**3, np.exp], ids=["half", "gauss", "cubed", "log"])
+def test_the_estimate_from_the_histogram_is_the_round_trips_sqnr(draw, mode):
+    sample = draw(gauss())
     h = histogram(sample, mode)
-    for amax in (h.amax, 0.5 * h.amax, 0.2 * h.amax):
+    for share in (1.0, 0.5, 0.2):
+        amax = share * h.amax
         real = sqnr_db(sample, fake_quantize(sample, scale_from_amax(amax)))
-        # A bin is at least 8 times finer than INT8's step only where amax is the whole range; elsewhere coarser.
-        assert histogram_sqnr_db(h, amax) == pytest.approx(real, abs=0.6)
+        assert histogram_sqnr_db(h, amax) == pytest.approx(real, abs=0.6 / share)
 
 
 def test_exact_zeros_cost_nothing():
@@ -82,8 +84,8 @@ def test_a_range_that_outliers_rule_says_what_it_costs():
     chosen = AutoCalibrator().compute(histogram(values))
     assert chosen.amax > 890
     real = float(np.mean(fake_quantize(gauss(), chosen.scale) == 0))
-    assert f"{100 * real:.0f}"[:2] == chosen.reason.split("; ")[-1][:2]
     assert chosen.reason.endswith("% of the values become 0")
+    assert float(chosen.reason.split("; ")[-1].split()[0]) == pytest.approx(100 * real, abs=0.2)
 
 
 def test_probabilities_have_the_range_one_whatever_was_seen():
@@ -164,7 +166,7 @@ def test_arrays_without_a_graph_are_calibrated_too():
     table = quantkit.calibrate_arrays(batches, method="auto", margin_db=1.0)
     assert (table.algorithm, table.parameters) == ("auto", {"margin_db": 1.0, "heavy_tail": 4.0})
     assert table["x"].reason
-    assert (table["zeros"].scale, table["zeros"].reason) == (0, "zero throughout")
+    assert (table["zeros"].scale, table["zeros"].reason) == (0, "every value was zero")
     assert "EntropyCalibration2" in table.dumps("tensorrt")
 
 
