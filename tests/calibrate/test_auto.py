@@ -121,7 +121,7 @@ def test_infinities_of_a_mask_do_no_harm_when_the_scores_are_known():
 
 
 def test_mask_values_that_were_set_apart_leave_the_rule_to_the_scores():
-    scores, masked = masked_scores()
+    _, masked = masked_scores()
     visible = masked[masked > MASK_LOGITS]
     apart = histogram(masked, "pow2", MASK_LOGITS)
     found = AutoCalibrator().compute_kind(apart, "masked logits")
@@ -130,7 +130,7 @@ def test_mask_values_that_were_set_apart_leave_the_rule_to_the_scores():
 
 
 def test_masked_logits_alone_take_the_bins_beside_the_mask():
-    scores, masked = masked_scores()
+    _, masked = masked_scores()
     h = histogram(masked)
     found = AutoCalibrator().compute_kind(h, "masked logits")
     largest = np.abs(masked[masked > MASK_LOGITS]).max()
