@@ -88,6 +88,7 @@ def check_early(workspace: Workspace) -> None:
     """Raises what can be known before anything is computed: an error after minutes of work would cost the user them."""
     settings = workspace.settings
     make_calibrator(settings.method, **settings.parameters)
+    plan_of(settings)
     if settings.out is not None:
         check_writable(settings.out)
     single = settings.data and Path(settings.data).is_file()
@@ -100,6 +101,11 @@ def check_early(workspace: Workspace) -> None:
     limit = workspace.network.max_positions
     if limit is not None and settings.seq_len > limit:
         raise InputError(f"The model has {limit} positions; a sequence of {settings.seq_len} tokens does not fit.")
+
+
+def plan_of(settings: Settings) -> PrecisionPlan:
+    """Which tensors become INT8; UnknownNameError when there is no such placement."""
+    return PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
 
 
 def evaluation_batches(workspace: Workspace) -> TokenBatches:
@@ -130,7 +136,7 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
         return fixed
     if calibrated is None:
         raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
-    plan = PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+    plan = plan_of(settings)
     placed = insert_qdq(fixed, calibrated.table, plan)
     trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
     if settings.out is not None:
