@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from quantkit.collect.histogram import Histogram, HistogramAccumulator, Mode, as_float32
+from quantkit.collect.binning import Mode, as_float32
+from quantkit.collect.histogram import Histogram, HistogramAccumulator
 from quantkit.collect.runs import AXIS_ROLES, Axes, Runs, TokenMask
 from quantkit.errors import CalibrationError, InputError
 from quantkit.types import FeedDict

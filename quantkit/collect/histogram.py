@@ -24,26 +24,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.collect.binning import (
+    MASK_LOGITS,
+    MAX_KEY,
+    MODES,
+    NUM_BINS,
+    TINY_RANGE,
+    Counts,
+    Floats,
+    Mode,
+    as_float32,
+    check_mask_logits,
+    check_mode,
+    fitting_range,
+    key_of,
+    slot_indices,
+    smallest_power_of_two,
+    value_of,
+    widened,
+)
 from quantkit.collect.runs import Runs, all_runs, in_memory_order
-from quantkit.errors import CalibrationError, InputError
+from quantkit.errors import CalibrationError
 
-NUM_BINS = 2048
-MODES = ("tensorrt", "pow2")
-MASK_LOGITS = -5000.0
-"""A threshold that sets additive masks (-10000 plus a score, and anything below) apart from activations."""
-
-TINY_RANGE = 2.0**-100
-"""Below this range 2048 / R nears float32's largest number; values and range are then multiplied by `LIFT` first."""
-LIFT = 2.0**64
-
-Mode = Literal["tensorrt", "pow2"]
-Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+__all__ = ["MASK_LOGITS", "MODES", "NUM_BINS", "Histogram", "HistogramAccumulator", "Mode"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,95 +217,24 @@ class Histogram:
         return replace(self, counts=counts, edge_count=edge, **changes)
 
 
-def check_mode(mode: str) -> None:
-    """Refuses a mode that does not exist with InputError."""
-    if mode not in MODES:
-        raise InputError(f"There is no histogram mode {mode!r}; known: {', '.join(MODES)}.")
-
-
-def check_mask_logits(threshold: float | None) -> None:
-    """Refuses a threshold that is not a finite negative number with InputError."""
-    if threshold is not None and not (math.isfinite(threshold) and threshold < 0):
-        raise InputError(
-            f"A threshold for mask logits is a finite number below 0, not {threshold}.",
-            f"Give for example {MASK_LOGITS}, or None to treat mask logits like any other value.",
-        )
-
-
-def as_float32(array: npt.ArrayLike) -> Floats:
-    """The array as float32; float16 is widened, everything else is refused with CalibrationError."""
-    values = np.asarray(array)
-    if values.dtype == np.float32:
-        return values
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
-    raise CalibrationError(f"A histogram takes float32 values; {values.dtype} came.", "Convert the tensor first.")
-
-
-def smallest_power_of_two(amax: float) -> float:
-    """The smallest power of two >= `amax` (a finite float32 value, subnormal ones included); 0 for 0."""
-    fraction, exponent = math.frexp(amax)
-    return math.ldexp(fraction and 1.0, exponent - (fraction == 0.5))
-
-
-def fitting_range(mode: Mode, upper: float, amax: float) -> float:
-    """The range that holds `amax`, for a histogram whose range is `upper` (0: nothing but zeros so far)."""
-    if mode == "pow2":
-        return max(upper, smallest_power_of_two(amax))
-    if upper == 0:
-        return amax
-    while upper < amax:
-        upper *= 2
-    return upper
-
-
-def widened(slots: Counts, upper: float, wider: float) -> Counts:
-    """2049 slots over [0, upper] as slots over [0, wider]: pairs added, once for every doubling.
-
-    Raises:
-        CalibrationError: `wider` is not `upper` times a power of two.
-    """
-    if upper in (0, wider):
-        return slots
-    fraction, doublings = math.frexp(wider / upper)
-    if fraction != 0.5:
-        raise CalibrationError(
-            f"Histograms over the ranges {upper} and {wider} cannot be merged: the ratio is no power of two.",
-            "Collect all batches with one collector, or in mode pow2.",
-        )
-    # After twelve doublings even a value on the edge has reached bin 0.
-    for _ in range(min(doublings - 1, 12)):
-        halves = np.zeros_like(slots)
-        halves[: NUM_BINS // 2] = slots[0:NUM_BINS:2] + slots[1:NUM_BINS:2]
-        halves[NUM_BINS // 2] = slots[NUM_BINS]
-        slots = halves
-    return slots
-
-
-def slot_indices(magnitudes: Floats, upper: float) -> npt.NDArray[np.int64]:
-    """Slot 0..2048 of finite magnitudes <= upper; slot 2048 is what TensorRT's rule clamps into bin 2047."""
-    if upper == 0:
-        return np.zeros(magnitudes.shape, np.int64)
-    if upper < TINY_RANGE:
-        magnitudes, upper = magnitudes * np.float32(LIFT), upper * LIFT
-    # Both are float32: 2048 / R rounded to float32, then the product.
-    products: Floats = magnitudes * np.float32(NUM_BINS / upper)
-    return products.astype(np.int64)
+LOW, HIGH, ZEROS, NANS, INFS, MASKED, NEEDED = range(7)
+"""Places in the kernel's statistics: least and greatest key, counts by kind, and the key a wider range must hold."""
 
 
 class HistogramAccumulator:
-    """A histogram in the making: one `update` a batch, memory of 16 KiB however many batches come.
+    """A histogram in the making: one `update` a batch, 17 KiB of memory however many batches come.
 
-    Uses the compiled kernel (quantkit/collect/kernels.py), which equals `Histogram.updated` count for count.
+    Uses the compiled kernel (quantkit/collect/kernels.py), which counts exactly what `Histogram.updated` counts; where
+    numba does not work, that NumPy reference itself. One thread at a time may update it.
 
     Args:
         mode: see the module.
         mask_logits: see the module.
-        start: continue from this histogram (its mode and mask_logits are used).
+        start: continue from this histogram; its mode and mask_logits are used.
         compiled: False for the NumPy reference.
 
     Raises:
-        InputError: there is no such mode, or the threshold is not a finite negative number.
+        InputError: there is no such mode, or the threshold is no negative float32 number.
     """
 
     def __init__(
@@ -307,8 +245,17 @@ class HistogramAccumulator:
         start: Histogram | None = None,
         compiled: bool = True,
     ) -> None:
-        self._histogram = start if start is not None else Histogram.empty(mode, mask_logits)
         self._compiled = compiled
+        self._restore(start if start is not None else Histogram.empty(mode, mask_logits))
+
+    def _restore(self, histogram: Histogram) -> None:
+        """Takes over what a histogram has counted."""
+        h = self._start = histogram
+        self._slots, self._upper = h.slots(), h.upper
+        low, high = (key_of(h.minimum), key_of(h.maximum)) if h.total else (MAX_KEY + 1, -MAX_KEY - 2)
+        kinds = (h.zero_count, h.nan_count, h.inf_count, h.masked_count)
+        self._statistics = np.array([low, high, *kinds, 0], np.int64)
+        self._floor = -1 - MAX_KEY if h.mask_logits is None else key_of(h.mask_logits) + 1
 
     def update(self, array: npt.NDArray[Any], runs: Runs | None = None) -> None:
         """Counts one batch: float32 of any shape, contiguous or not; with `runs` only those parts of it.
@@ -318,10 +265,64 @@ class HistogramAccumulator:
         """
         values = as_float32(array)
         runs = all_runs(values) if runs is None else runs
-        flat = in_memory_order(values)
-        parts = [flat[a : a + n] for a, n in zip(runs.starts.tolist(), runs.lengths.tolist(), strict=True)]
-        self._histogram = self._histogram.updated(np.concatenate(parts) if parts else flat[:0])
+        if not len(runs.starts):
+            return
+        memory = in_memory_order(values)
+        kernels = _kernels() if self._compiled else None
+        if kernels is None or not self._scan(kernels, memory.view(np.int32), runs):
+            self._restore(self.snapshot().updated(runs.gather(memory)))
+
+    def _scan(self, kernels: Any, bits: npt.NDArray[np.int32], runs: Runs) -> bool:
+        """Counts one batch with the kernel; False, and nothing done, when the range is too small for it."""
+        mode, upper = self._start.mode, self._upper
+        if upper == 0:
+            upper = fitting_range(
+                mode, 0.0, value_of(max(0, kernels.extent(bits, runs.starts, runs.lengths, self._floor)))
+            )
+        if 0 < upper < TINY_RANGE:
+            return False
+        self._upper, cursor = upper, np.zeros(2, np.int64)
+        while not kernels.scan(
+            bits,
+            runs.starts,
+            runs.lengths,
+            cursor,
+            np.float32(NUM_BINS / self._upper if self._upper else 0),
+            key_of(self._upper),
+            self._floor,
+            self._slots,
+            self._statistics,
+        ):
+            wider = fitting_range(mode, self._upper, value_of(int(self._statistics[NEEDED])))
+            self._slots, self._upper = widened(self._slots, self._upper, wider), wider
+        if mode == "tensorrt":
+            self._slots[NUM_BINS - 1] += self._slots[NUM_BINS]
+            self._slots[NUM_BINS] = 0
+        return True
 
     def snapshot(self) -> Histogram:
         """What has been counted so far, immutable."""
-        return self._histogram
+        low, high, zeros, nans, infs, masked, _ = self._statistics.tolist()
+        minimum, maximum = (value_of(low), value_of(high)) if self._slots.any() else (0.0, 0.0)
+        return self._start.from_slots(
+            self._slots,
+            upper=self._upper,
+            amax=max(maximum, -minimum),
+            minimum=minimum,
+            maximum=maximum,
+            nan_count=nans,
+            inf_count=infs,
+            zero_count=zeros,
+            masked_count=masked,
+        )
+
+
+@cache
+def _kernels() -> Any:
+    """The compiled kernels, or None where numba is missing or switched off."""
+    try:
+        from quantkit.collect.kernels import load
+
+        return load()
+    except ImportError:
+        return None

@@ -26,18 +26,24 @@ class Runs:
 
     Attributes:
         starts: int64 (n,), offsets in elements.
-        lengths: int64 (n,), all >= 1 unless the tensor is empty.
-        span: how many elements the flat array has.
+        lengths: int64 (n,), all >= 1.
     """
 
     starts: Offsets
     lengths: Offsets
-    span: int
 
     @property
     def total(self) -> int:
         """How many elements the runs hold."""
         return int(self.lengths.sum())
+
+    def gather(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A copy of the elements of `flat` that the runs hold, one after the other."""
+        parts: list[npt.NDArray[Any]] = [
+            flat[a : a + n] for a, n in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
+        ]
+        gathered: npt.NDArray[Any] = np.concatenate([flat[:0], *parts])
+        return gathered
 
 
 class TokenMask:
@@ -95,8 +101,8 @@ class TokenMask:
 
 def all_runs(array: npt.NDArray[Any]) -> Runs:
     """The runs that hold all of `array` (any strides >= 0)."""
-    if array.flags.c_contiguous:
-        return Runs(np.zeros(1, np.int64), np.array([array.size], np.int64), array.size)
+    if array.flags.c_contiguous and array.size:
+        return Runs(np.zeros(1, np.int64), np.array([array.size], np.int64))
     return _masked_runs(array, (None,) * array.ndim, np.ones((1, 1), np.bool_))
 
 
@@ -105,10 +111,10 @@ def in_memory_order(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
     Negative, zero and odd strides, and arrays without a dimension free of gaps, are copied.
     """
-    if array.flags.c_contiguous:
+    if array.flags.c_contiguous and array.flags.aligned:
         return array.reshape(-1)
     if not has_runs(array):
-        return np.ascontiguousarray(array).reshape(-1)
+        return array.flatten()
     return np.lib.stride_tricks.as_strided(array, (span(array),), (array.itemsize,), writeable=False)
 
 
@@ -130,7 +136,7 @@ def span(array: npt.NDArray[Any]) -> int:
 def _masked_runs(array: npt.NDArray[Any], axes: Axes, keep: npt.NDArray[np.bool_]) -> Runs:
     """The runs of `array` at kept positions; see TokenMask.runs."""
     if array.size == 0:
-        return Runs(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+        return Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     if not has_runs(array):
         array = np.empty(array.shape, np.uint8)  # stands for the contiguous copy; only its layout matters
     steps = [s // array.itemsize for s in array.strides]
@@ -157,7 +163,7 @@ def _masked_runs(array: npt.NDArray[Any], axes: Axes, keep: npt.NDArray[np.bool_
     starts = first[sentence, index[-1]] * inner
     for i, d in enumerate(outer):
         starts += index[i] * steps[d]
-    return Runs(starts, length[sentence, index[-1]] * inner, span(array))
+    return Runs(starts, length[sentence, index[-1]] * inner)
 
 
 def _runs_of_ones(keep: npt.NDArray[np.bool_]) -> tuple[Offsets, Offsets]:
