@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from quantkit.backends.cpu import physical_cores
-from quantkit.backends.feeds import Symbols, checked_feed
+from quantkit.backends.feeds import InputRules, checked_feed
 from quantkit.errors import BackendError, MissingDependencyError, UnknownNameError
 from quantkit.types import Array, FeedDict, TensorSpec
 
@@ -37,24 +37,21 @@ class CheckedRunner(ABC):
 
     Args:
         backend: the backend's name, for error messages.
-        inputs, outputs: what `infer` takes and gives.
-        symbols: names of the inputs' dimensions that may change; equal names must be fed with equal sizes.
+        rules: what a feed must look like.
+        outputs: what `infer` gives.
     """
 
-    def __init__(
-        self, backend: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], symbols: Symbols
-    ) -> None:
+    def __init__(self, backend: str, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
         self.backend = backend
-        self._inputs = tuple(inputs)
+        self._rules = rules
         self._outputs = tuple(outputs)
-        self._symbols = dict(symbols)
         self._lock = threading.Lock()
         self._closed = False
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What `infer` takes."""
-        return self._inputs
+        return self._rules.specs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -75,7 +72,7 @@ class CheckedRunner(ABC):
         with self._lock:
             if self._closed:
                 raise BackendError(f"This {self.backend} engine is closed and cannot infer.", "Compile it again.")
-            return self._run(checked_feed(feed, self._inputs, self._symbols))
+            return self._run(checked_feed(feed, self._rules))
 
     def close(self) -> None:
         """Frees what the runner holds, after a running `infer` has ended; a second call does nothing."""
@@ -130,15 +127,8 @@ class Engine(CheckedRunner):
     The attributes `precision`, `compute`, `size_bytes`, `int8_ops`, `float_ops` and `notes` are those of `EngineInfo`.
     """
 
-    def __init__(
-        self,
-        backend: str,
-        info: EngineInfo,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        symbols: Symbols,
-    ) -> None:
-        super().__init__(backend, inputs, outputs, symbols)
+    def __init__(self, backend: str, info: EngineInfo, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
+        super().__init__(backend, rules, outputs)
         self.precision = info.precision
         self.compute = info.compute
         self.size_bytes = info.size_bytes

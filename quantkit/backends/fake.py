@@ -19,7 +19,7 @@ import numpy as np
 
 from quantkit.backends.base import Backend, CheckedRunner, Engine, EngineInfo, Precision
 from quantkit.backends.cpu import cpu_name, physical_cores
-from quantkit.backends.feeds import FLOAT, Symbols, graph_inputs, specs_of, symbols_of
+from quantkit.backends.feeds import FLOAT, InputRules, specs_of
 from quantkit.errors import BackendError
 from quantkit.types import Array, FeedDict, TensorSpec
 
@@ -78,31 +78,24 @@ class FakeBackend(Backend):
             float_ops=sum(node.op_type in ("MatMul", "Gemm") for node in proto.graph.node),
             notes=("Nothing is computed: the fake backend hashes its inputs.",),
         )
-        inputs = graph_inputs(proto)
-        return FakeEngine(info, specs_of(inputs), specs_of(proto.graph.output), symbols_of(inputs), self)
+        return FakeEngine(info, InputRules.of(proto), specs_of(proto.graph.output), self)
 
     def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
-        inputs = graph_inputs(proto)
         known = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
         for name in names:
             if name in known and known[name].type.tensor_type.elem_type not in (0, FLOAT):
                 raise BackendError(f"The tensor {name!r} is not float32 and cannot be tapped.")
         dims = {n: _dimensions(known[n]) if n in known else ("batch", "sequence", _WIDTH) for n in names}
-        return FakeTap(specs_of(inputs), dims, symbols_of(inputs))
+        return FakeTap(InputRules.of(proto), dims)
 
 
 class FakeEngine(Engine):
     """An engine that hashes tokens, or calls a function."""
 
     def __init__(
-        self,
-        info: EngineInfo,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        symbols: Symbols,
-        backend: FakeBackend,
+        self, info: EngineInfo, rules: InputRules, outputs: Sequence[TensorSpec], backend: FakeBackend
     ) -> None:
-        super().__init__("fake", info, inputs, outputs, symbols)
+        super().__init__("fake", info, rules, outputs)
         self._function = backend.function
         self._latency_s = backend.latency_s
 
@@ -129,18 +122,16 @@ class FakeEngine(Engine):
 class FakeTap(CheckedRunner):
     """A tap whose tensors are pseudo-random numbers that depend on the tensor's name and on the tokens."""
 
-    def __init__(
-        self, inputs: Sequence[TensorSpec], dimensions: Mapping[str, tuple[int | str, ...]], symbols: Symbols
-    ) -> None:
+    def __init__(self, rules: InputRules, dimensions: Mapping[str, tuple[int | str, ...]]) -> None:
         shapes = {name: tuple(d if isinstance(d, int) else -1 for d in dims) for name, dims in dimensions.items()}
         outputs = [TensorSpec(name, np.dtype(np.float32), shape) for name, shape in shapes.items()]
-        super().__init__("fake", inputs, outputs, symbols)
+        super().__init__("fake", rules, outputs)
         self._dimensions = dict(dimensions)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         first = next(iter(feed.values()))
         sizes = dict(zip(("batch", "sequence"), first.shape, strict=False))
-        for name, symbols in self._symbols.items():
+        for name, symbols in self._rules.symbols.items():
             sizes |= {s: n for s, n in zip(symbols, feed[name].shape, strict=True) if s is not None}
         seed = zlib.crc32(b"".join(array.tobytes() for array in feed.values()))
         results = {}

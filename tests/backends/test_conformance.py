@@ -150,6 +150,9 @@ class TestFeedErrors:
             ({"input_ids": np.zeros((4, 9), np.int64)}, ["(4, 9)", "(4, 8)"]),
             ({"input_ids": np.zeros((4, 8), np.float32)}, ["float32", "int64"]),
             ({"input_ids": [[1] * 8] * 4}, ["list", "NumPy array"]),
+            ({"input_ids": np.full((4, 8), 50)}, ["'input_ids' holds 50", "0 to 49"]),
+            ({"input_ids": np.full((4, 8), -1)}, ["'input_ids' holds -1"]),
+            ({"token_type_ids": np.full((4, 8), 2)}, ["'token_type_ids' holds 2", "0 to 1"]),
         ],
     )
     def test_names_types_and_shapes(self, name, engines, make_feed, change, words):

@@ -9,7 +9,7 @@ import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
 from quantkit.backends.cpu import NO_VNNI, without_vnni
-from quantkit.backends.feeds import Symbols, graph_inputs, specs_of, symbols_of
+from quantkit.backends.feeds import InputRules, specs_of
 from quantkit.backends.openvino import runtime
 from quantkit.backends.openvino.execution import Execution, matmul_names, read_execution
 from quantkit.errors import BackendError
@@ -22,17 +22,10 @@ if TYPE_CHECKING:
 class OpenVINOEngine(Engine):
     """A graph compiled for the CPU; made by `compile_engine`."""
 
-    def __init__(
-        self,
-        info: EngineInfo,
-        compiled: Any,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        symbols: Symbols,
-    ) -> None:
-        super().__init__("openvino", info, inputs, outputs, symbols)
+    def __init__(self, info: EngineInfo, compiled: Any, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
+        super().__init__("openvino", info, rules, outputs)
         self._ports = [port_index(compiled.outputs, spec.name) for spec in outputs]
-        self._feeder = Feeder(compiled, inputs)
+        self._feeder = Feeder(compiled, rules.specs)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         request = self._feeder.run(feed)
@@ -137,8 +130,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Ope
         float_ops=execution.float_ops,
         notes=_notes(precision, execution),
     )
-    inputs = graph_inputs(proto)
-    return OpenVINOEngine(info, compiled, specs_of(inputs), specs_of(proto.graph.output), symbols_of(inputs))
+    return OpenVINOEngine(info, compiled, InputRules.of(proto), specs_of(proto.graph.output))
 
 
 def _notes(precision: Precision, execution: Execution) -> tuple[str, ...]:

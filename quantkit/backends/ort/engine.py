@@ -12,7 +12,7 @@ import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
 from quantkit.backends.cpu import NO_VNNI, without_vnni
-from quantkit.backends.feeds import Symbols, graph_inputs, specs_of, symbols_of
+from quantkit.backends.feeds import InputRules, specs_of
 from quantkit.backends.ort import runtime
 from quantkit.backends.ort.unsigned import with_unsigned_activations
 from quantkit.types import Array, TensorSpec
@@ -33,15 +33,8 @@ _BLOCKS_INT8 = ("MatMulAddFusion",)
 class OnnxRuntimeEngine(Engine):
     """A session on the CPU; made by `compile_engine`."""
 
-    def __init__(
-        self,
-        info: EngineInfo,
-        session: Any,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        symbols: Symbols,
-    ) -> None:
-        super().__init__("onnxruntime", info, inputs, outputs, symbols)
+    def __init__(self, info: EngineInfo, session: Any, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
+        super().__init__("onnxruntime", info, rules, outputs)
         self._session = session
         self._names = [spec.name for spec in outputs]
 
@@ -82,8 +75,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
         float_ops=float_ops,
         notes=_notes(changed, int8_ops, float_ops) if precision == "int8" else (),
     )
-    inputs = graph_inputs(proto)
-    return OnnxRuntimeEngine(info, session, specs_of(inputs), specs_of(proto.graph.output), symbols_of(inputs))
+    return OnnxRuntimeEngine(info, session, InputRules.of(proto), specs_of(proto.graph.output))
 
 
 def _int8_session(data: bytes, threads: int) -> tuple[Any, Counter[str]]:
