@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from quantkit.calibrate import CALIBRATORS, calibrate_histograms, make_calibrator
-from quantkit.calibrate.base import Calibrator, check_histogram
-from quantkit.collect.collector import Collector
+from quantkit.calibrate.base import Calibrator
 from quantkit.collect.histogram import Histogram
 from quantkit.collect.store import load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
-from quantkit.data.tokenize import encode
 from quantkit.errors import QuantkitError, TableError
-from quantkit.evaluate.accuracy import inputs_for
 from quantkit.files import cache_dir, sha256_json
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
+from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
@@ -27,6 +24,8 @@ from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Watcher
 
+RULES = 2
+"""Part of every key in the cache; raised when the same settings come to give other histograms or tables."""
 # Settings that decide which calibrator is used; a table that is given brings its own.
 CALIBRATOR_FIELDS = ("method", "parameters")
 
@@ -37,17 +36,29 @@ class Collected:
 
     Args:
         histograms: tensor name -> histogram.
-        provenance: of the data and the model; without a method.
+        provenance: of the data and the model, without a method; None where nobody wrote it down.
         seconds: time of the pass over the data (of the original pass when reused).
         reused: whether they were found in the cache.
         path: where they are kept.
+        kinds: tensor name -> what it is ("softmax", ...), see quantkit/network/kinds.py.
+        unmasked: masked logits -> the scores before the mask.
     """
 
     histograms: Mapping[str, Histogram]
-    provenance: Provenance
+    provenance: Provenance | None
     seconds: float
     reused: bool
     path: Path
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    unmasked: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> Path:
+        """Writes the histograms with all that a later `calibrate --from` needs."""
+        provenance = None if self.provenance is None else self.provenance.to_dict()
+        meta = {"seconds": self.seconds, "provenance": provenance}
+        return save_histograms(
+            path, self.histograms, meta | {"kinds": dict(self.kinds), "unmasked": dict(self.unmasked)}
+        )
 
 
 @dataclass(frozen=True)
@@ -56,13 +67,6 @@ class Calibrated:
 
     table: CalibrationTable
     record: dict[str, Any]
-
-
-def batches_of(workspace: Workspace) -> TokenBatches:
-    """The calibration sample as token batches of the fixed shape."""
-    settings = workspace.settings
-    encoded = encode(workspace.tokenizer, workspace.sample.examples.texts, settings.seq_len)
-    return TokenBatches(encoded, settings.batch, settings.seq_len, fill="short")
 
 
 def provenance_of(workspace: Workspace, batches: TokenBatches) -> Provenance:
@@ -86,7 +90,7 @@ def provenance_of(workspace: Workspace, batches: TokenBatches) -> Provenance:
 
 def key_of(provenance: Provenance) -> str:
     """Name under which the cache keeps what has this provenance; versions of packages do not enter."""
-    return sha256_json({k: v for k, v in provenance.to_dict().items() if k != "versions"})[:24]
+    return sha256_json({"rules": RULES, **{k: v for k, v in provenance.to_dict().items() if k != "versions"}})[:24]
 
 
 def collect(workspace: Workspace) -> Collected:
@@ -97,47 +101,34 @@ def collect(workspace: Workspace) -> Collected:
     """
     batches = batches_of(workspace)
     provenance = provenance_of(workspace, batches)
-    path = cache_dir() / "histograms" / f"{key_of(provenance)}.npz"
+    kinds = kinds_of(workspace)
+    path = histograms_path(provenance)
     if path.is_file():
         try:
             stored = load_histograms(path)
         except TableError as error:
             workspace.watcher.say(f"The cached histograms are not used: {error.message}")
         else:
-            return Collected(stored.histograms, provenance, float(stored.meta["seconds"]), True, path)
+            seconds = float(stored.meta["seconds"])
+            return Collected(stored.histograms, provenance, seconds, True, path, kinds.kinds, kinds.unmasked)
     started = time.perf_counter()
     histograms = collect_batches(workspace, batches)
     seconds = time.perf_counter() - started
-    for name, histogram in histograms.items():
-        check_histogram(histogram, name)
-    save_histograms(path, histograms, {"seconds": seconds, "provenance": provenance.to_dict()})
-    return Collected(histograms, provenance, seconds, False, path)
+    collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
+    collected.save(path)
+    return collected
 
 
-def collect_batches(workspace: Workspace, batches: TokenBatches) -> dict[str, Histogram]:
-    """One pass: every activation of every batch into its histogram; memory does not grow with the data."""
-    settings, network = workspace.settings, workspace.network
-    with Collector(
-        network.activations(),
-        mode=settings.range_mode,
-        aliases=network.aliases(),
-        axes=network.axes(),
-        ignore_padding=settings.ignore_padding,
-        threads=threads_of(settings),
-    ) as collector:
-        with workspace.watcher.stage("collect activations") as progress:
-            for shape, feeds in groupby(batches, key=lambda feed: feed["input_ids"].shape):
-                proto = network.fixed(*shape)
-                with workspace.backend.tap(proto, collector.collected, threads=threads_of(settings)) as runner:
-                    for feed in feeds:
-                        collector.update(runner.infer(inputs_for(runner, feed)), feed["attention_mask"])
-                        progress(collector.batches, len(batches))
-        return collector.histograms()
+def histograms_path(provenance: Provenance) -> Path:
+    """Where the cache keeps the histograms of this provenance."""
+    return cache_dir() / "histograms" / f"{key_of(provenance)}.npz"
 
 
 def calibrated_table(collected: Collected, calibrator: Calibrator) -> CalibrationTable:
     """The table that a calibrator makes of what was collected."""
-    thresholds = calibrate_histograms(collected.histograms, calibrator)
+    thresholds = calibrate_histograms(
+        collected.histograms, calibrator, kinds=collected.kinds, unmasked=collected.unmasked
+    )
     return table_from(collected.histograms, calibrator, thresholds, collected.provenance)
 
 
@@ -237,16 +228,23 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     Returns:
         JSON value with the folder, the histograms' path and one row a method.
     """
-    methods = tuple(CALIBRATORS) if settings.methods == ("all",) else settings.methods
-    calibrators = [make_calibrator(name, **own_parameters(name, settings.parameters)) for name in methods]
+    calibrators = calibrators_for(settings)
     workspace = Workspace(settings, watcher)
     collected = collect(workspace)
     folder = settings.out or Path("quantkit-out")
-    histograms = save_histograms(
-        folder / "histograms.npz",
-        collected.histograms,
-        {"seconds": collected.seconds, "provenance": collected.provenance.to_dict()},
-    )
+    return {
+        "out": str(folder),
+        "histograms": str(collected.save(folder / "histograms.npz")),
+        "samples": None if collected.provenance is None else collected.provenance.samples,
+        "refused_samples": workspace.sample.refused,
+        "seconds": round(collected.seconds, 3),
+        "reused": collected.reused,
+        "tables": write_methods(collected, calibrators, folder),
+    }
+
+
+def write_methods(collected: Collected, calibrators: Sequence[Calibrator], folder: Path) -> list[dict[str, Any]]:
+    """METHOD.json and METHOD.cache for every calibrator; returns a summary of each."""
     rows = []
     for calibrator in calibrators:
         started = time.perf_counter()
@@ -255,18 +253,16 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
         path = table.save(folder / f"{calibrator.name}.json")
         table.save(folder / f"{calibrator.name}.cache", "tensorrt")
         rows.append(summary_of(table, path, seconds, reused=False))
-    return {
-        "out": str(folder),
-        "histograms": str(histograms),
-        "samples": collected.provenance.samples,
-        "refused_samples": workspace.sample.refused,
-        "seconds": round(collected.seconds, 3),
-        "reused": collected.reused,
-        "tables": rows,
-    }
+    return rows
+
+
+def calibrators_for(settings: Settings) -> list[Calibrator]:
+    """A calibrator for every method asked for, each with those of the parameters that it has."""
+    methods = tuple(CALIBRATORS) if settings.methods == ("all",) else settings.methods
+    return [make_calibrator(name, **own_parameters(name, settings.parameters)) for name in methods]
 
 
 def own_parameters(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the parameters that a method has; with one method only, a foreign one is an error of its own."""
-    known = getattr(CALIBRATORS[method], "__dataclass_fields__", {})
+    known = {field.name for field in fields(CALIBRATORS[method])}
     return {name: value for name, value in parameters.items() if name in known}

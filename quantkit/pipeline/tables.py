@@ -25,7 +25,7 @@ def table_from(
             minimum=histograms[name].minimum,
             maximum=histograms[name].maximum,
             method=threshold.method,
-            reason=threshold.reason,
+            reason=threshold.reason or set_apart(histograms[name]),
         )
         for name, threshold in thresholds.items()
     }
@@ -33,6 +33,11 @@ def table_from(
     if provenance is not None:
         provenance = replace(provenance, method=calibrator.name, parameters=parameters)
     return CalibrationTable(entries, calibrator.name, parameters, provenance)
+
+
+def set_apart(histogram: Histogram) -> str:
+    """A word on mask logits that were left out of a histogram; empty when there were none."""
+    return f"{histogram.masked_count} mask logits set apart" if histogram.masked_count else ""
 
 
 def parameters_of(calibrator: Calibrator) -> dict[str, Any]:
