@@ -98,7 +98,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
         itemsize = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     except (KeyError, TypeError) as error:
         raise ModelError(f"The constant {tensor.name} has the unknown element type {tensor.data_type}.") from error
-    return prod(tensor.dims) * itemsize
+    return int(prod(tensor.dims)) * itemsize
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

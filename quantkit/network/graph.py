@@ -17,6 +17,7 @@ from quantkit.network.shapes import fold_constants, infer_shapes, set_input_shap
 
 BATCH, SEQUENCE = "batch", "sequence"
 Axes = tuple[str | None, ...]
+PROBES = ((3, 5), (7, 11))  # batch and length of two trials; no product or sum of one pair fits the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,24 +94,25 @@ class Network:
     def axes(self) -> dict[str, Axes]:
         """Activation -> what each of its dimensions is: "batch", "sequence" or None.
 
-        A model with fixed shapes has only numbers: the first dimension counts as batch where it has the batch's
-        extent, others as sequence where they have the sequence's, unless a width of the network is the same number.
-        A tensor whose shape is unknown is left out.
+        Where shape inference loses the names of the dimensions (as in most exports), the shapes for two different
+        batches and lengths are compared: a dimension that follows the batch is the batch. A model with fixed shapes
+        has only numbers: the first dimension counts as batch where it has the batch's extent, others as sequence where
+        they have the sequence's, unless a width of the network is the same number. A tensor whose shape stays unknown
+        is left out.
         """
-        shapes = {name: self.index.shape(name) for name in self.index.activations}
+        shapes = [self.index]
         batch, sequence = self._token_dims
+        if not (isinstance(batch, int) and isinstance(sequence, int)) and not self._named:
+            shapes = [GraphIndex(self.fixed(*self._probe(size)).graph) for size in PROBES]
+        token_dims = [index.shape(self.input_names[0]) or ("", "") for index in shapes]
         widths = self._widths if isinstance(sequence, int) else frozenset()
-
-        def label(position: int, dim: int | str) -> str | None:
-            if not dim:
-                return None
-            if dim == batch and (isinstance(dim, str) or position == 0):
-                return BATCH
-            return SEQUENCE if dim == sequence and position > 0 and dim not in widths else None
-
-        return {
-            n: tuple(label(i, dim) for i, dim in enumerate(shape)) for n, shape in shapes.items() if shape is not None
-        }
+        found: dict[str, Axes] = {}
+        for name in self.index.activations:
+            known = [shape for index in shapes if (shape := index.shape(name)) is not None]
+            if len(known) == len(shapes) and len({len(shape) for shape in known}) == 1:
+                dims = zip(*known, strict=True)
+                found[name] = tuple(_label(i, pair, token_dims, widths) for i, pair in enumerate(dims))
+        return found
 
     def fixed(self, batch: int, seq_len: int) -> onnx.ModelProto:
         """A copy with static shapes, in which everything that follows from them is a constant; names stay.
@@ -141,6 +143,20 @@ class Network:
         shape = self.index.shape(self.input_names[0]) or ()
         return (shape[0], shape[1]) if len(shape) == 2 else ("", "")
 
+    @property
+    def _named(self) -> bool:
+        """Whether every dimension of every activation is a number or has the name of an input's dimension."""
+        names = set(self._token_dims)
+        shapes = (self.index.shape(name) for name in self.index.activations)
+        return all(shape is not None and all(isinstance(d, int) or d in names for d in shape) for shape in shapes)
+
+    def _probe(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Batch and length of a trial, with the extents that are fixed."""
+        batch, sequence = (
+            want if isinstance(have, str) else have for have, want in zip(self._token_dims, size, strict=True)
+        )
+        return batch, sequence
+
     @cached_property
     def _widths(self) -> frozenset[int | str]:
         """Extents that are not the sequence's: widths of matrices, number and size of the attention heads."""
@@ -155,6 +171,16 @@ class Network:
                 found.add(shape[1])
                 found.add(left[3] if shape[2] == shape[3] else shape[3])
         return frozenset(found)
+
+
+def _label(
+    position: int, dims: tuple[int | str, ...], tokens: list[tuple[int | str, ...]], widths: frozenset[int | str]
+) -> str | None:
+    """What a dimension is, from its extents and the inputs' in each of some trials."""
+    if all(dim == shape[0] for dim, shape in zip(dims, tokens, strict=True)) and position == 0:
+        return BATCH
+    same = all(dim == shape[1] for dim, shape in zip(dims, tokens, strict=True))
+    return SEQUENCE if same and position > 0 and not widths.intersection(dims) else None
 
 
 def model_sha256(model: onnx.ModelProto) -> str:

@@ -47,6 +47,7 @@ def load_onnx(path: str | Path) -> Network:
     notes: list[str] = []
     model = _modern(model, notes)
     _drop_listed_constants(model.graph)
+    _switch_dropout_off(model.graph, notes)
     inputs = _match_inputs(model, file)
     _name_dims(model)
     _name_nodes(model.graph)
@@ -117,6 +118,21 @@ def _drop_listed_constants(graph: onnx.GraphProto) -> None:
     for i in reversed(range(len(graph.input))):
         if graph.input[i].name in constants:
             del graph.input[i]
+
+
+def _switch_dropout_off(graph: onnx.GraphProto, notes: list[str]) -> None:
+    """Makes every Dropout an Identity: at inference it is one, whatever mode the model was exported in."""
+    trained = 0
+    for node in graph.node:
+        if node.op_type == "Dropout":
+            trained += len(node.input) > 2 and bool(node.input[2])  # the third input switches training on
+            source, result = node.input[0], node.output[0]
+            del node.input[:], node.output[:], node.attribute[:]
+            node.op_type = "Identity"
+            node.input.append(source)
+            node.output.append(result)
+    if trained:
+        notes.append(f"{trained} Dropout nodes that could train were switched off.")
 
 
 def _match_inputs(model: onnx.ModelProto, file: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,22 @@ def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan) -> Pl
         ModelError: no encoder layer was recognised in the graph.
         TableError: the table has not one of the tensors that are needed.
     """
+    return _Placer(index, table.entries, plan).run()
+
+
+def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
+    """The tensors whose ranges `place` looks up.
+
+    Raises:
+        ModelError: no encoder layer was recognised in the graph.
+    """
+    placer = _Placer(index, {}, plan)
+    placer.place_all()
+    return list(placer.asked)
+
+
+def _recognised(index: GraphIndex) -> Encoder:
+    """The encoder of a graph; ModelError when there is none."""
     encoder = find_encoder(index)
     if not encoder.num_layers or not encoder.sites:
         raise ModelError(
@@ -52,24 +69,21 @@ def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan) -> Pl
             "with dense layers around it.",
             "Give a BERT-like model whose attention is exported as plain MatMul and Softmax.",
         )
-    return _Placer(index, encoder, table, plan).run()
+    return encoder
 
 
 class _Placer:
     """One decision: the ranges asked for so far, and what became of them."""
 
-    def __init__(self, index: GraphIndex, encoder: Encoder, table: CalibrationTable, plan: PrecisionPlan) -> None:
-        self.index, self.encoder, self.entries, self.plan = index, encoder, table.entries, plan
+    def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
+        self.index, self.entries, self.plan = index, entries, plan
+        self.encoder = _recognised(index)
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
 
     def run(self) -> Placement:
         """The whole placement."""
-        self.place_dense()
-        if self.plan.places.products:
-            self.place_products()
-        if self.plan.places.residual:
-            self.place_residuals()
+        self.place_all()
         if self.asked and all(entry is None for entry in self.asked.values()):
             raise TableError(
                 f"The table has none of the {len(self.asked)} tensors to quantize, such as {next(iter(self.asked))}.",
@@ -78,6 +92,14 @@ class _Placer:
         order = {node.name: i for i, node in enumerate(self.index.graph.node)}
         self.placement.quantized.sort(key=order.__getitem__)
         return self.placement
+
+    def place_all(self) -> None:
+        """Everything the plan's mode covers."""
+        self.place_dense()
+        if self.plan.places.products:
+            self.place_products()
+        if self.plan.places.residual:
+            self.place_residuals()
 
     def place_dense(self) -> None:
         """Inputs and weights of the layers' weight products."""

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
 from quantkit.network.index import GraphIndex, WeightMatMul, attribute
-from quantkit.network.placement import Placement, place
+from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan
 from quantkit.qparams import quantize, weight_scales
 
@@ -71,6 +71,19 @@ def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionP
     model.CopyFrom(proto)
     scales = _Rewriter(model, placement).run()
     return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
+
+
+def required_tensors(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
+    """The tensors whose ranges `insert_qdq` asks a table for, in graph order; no other needs to be calibrated for it.
+
+    A tensor that only reorders another is given under that other's name.
+
+    Raises:
+        ModelError: no encoder layer was recognised in the graph.
+    """
+    index = GraphIndex(proto.graph)
+    needed = {index.aliases.get(tensor, tensor) for tensor in requirements(index, plan)}
+    return [name for name in index.activations if name in needed]
 
 
 class _Rewriter:
