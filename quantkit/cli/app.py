@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import bench, build, calibrate, doctor, evaluate, run, verify
+from quantkit.cli import bench, build, calibrate, doctor, evaluate, export, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ for name, command in (
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
     ("verify", verify.verify),
+    ("export", export.export),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)

@@ -58,7 +58,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
     "backend": (str, ("--backend",), "What runs the model: openvino or onnxruntime.", ENGINES),
     "precisions": (str, ("--precision", "-p"), "Engines: fp32, fp16, int8, with commas.", ENGINES),
-    "placement": (str, ("--placement",), "What becomes INT8: gemm, ffn-only, gemm+residual or gemm+residual+mha.", ENGINES),
+    "placement": (
+        str,
+        ("--placement",),
+        "What becomes INT8: gemm, ffn-only, gemm+residual or gemm+residual+mha.",
+        ENGINES,
+    ),
     "symmetric": (
         bool,
         ("--symmetric/--asymmetric",),

@@ -70,7 +70,9 @@ def test_a_table_of_other_data_is_refused_unless_forced(cli, arguments, tmp_path
 
 def test_a_tensorrt_cache_serves_as_a_table(cli, arguments, tmp_path):
     assert cli("calibrate", *arguments, "--method", "minmax")[0] == 0
-    code, out, err = cli("run", *arguments, "--precision", "int8", "--table", tmp_path / "out" / "minmax.cache", "--json")
+    code, out, err = cli(
+        "run", *arguments, "--precision", "int8", "--table", tmp_path / "out" / "minmax.cache", "--json"
+    )
     assert code == 0, err
     row = json.loads(out)["engines"][0]
     assert (row["status"], row["int8_ops"]) == ("ok", 12)
