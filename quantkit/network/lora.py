@@ -140,7 +140,8 @@ class Adapter:
                     f"The adapter holds {key}, which is no part of plain LoRA.", "Merge it with PEFT first."
                 )
             elif ".original_module." not in name:
-                replaced[re.sub(r"\.modules_to_save(\.default)?\.", ".", name)] = value
+                # A weight inside a wrapped module: a saved module, or a base layer's bias that was trained as well.
+                replaced[re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", name)] = value
         incomplete = sorted(module for (module, _), sides in halves.items() if len(sides) != 2)
         if incomplete:
             raise ModelError(f"The adapter holds only one of the two LoRA matrices of {', '.join(incomplete)}.")
