@@ -46,6 +46,13 @@ def test_settings_keep_to_what_was_asked(backend, make_transformer):
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
+def test_threads_that_are_not_there(backend, make_transformer):
+    with backend.compile(make_transformer(4, 8).proto, "fp32", threads=10_000) as engine:
+        assert "of the 10000 threads" in engine.notes[-1]
+    with backend.compile(make_transformer(4, 8).proto, "fp32", threads=1) as engine:
+        assert engine.notes == ()
+
+
 def test_half_precision_is_the_cpus(backend, make_transformer, make_feed):
     graph = make_transformer(4, 8)
     with backend.compile(graph.proto, "fp16", threads=1) as half, backend.compile(graph.proto, "fp32") as full:

@@ -128,7 +128,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Ope
         size_bytes=len(data),
         int8_ops=execution.int8_ops,
         float_ops=execution.float_ops,
-        notes=_notes(precision, execution),
+        notes=(*_notes(precision, execution), *_thread_notes(compiled, threads)),
     )
     return OpenVINOEngine(info, compiled, InputRules.of(proto), specs_of(proto.graph.output))
 
@@ -145,3 +145,9 @@ def _notes(precision: Precision, execution: Execution) -> tuple[str, ...]:
     if precision == "int8" and execution.int8_ops and without_vnni():
         notes.append(NO_VNNI)
     return tuple(notes)
+
+
+def _thread_notes(compiled: Any, threads: int) -> tuple[str, ...]:
+    """That fewer threads work than were asked for: OpenVINO takes no more than there are cores."""
+    granted = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    return (f"OpenVINO uses {granted} of the {threads} threads that were asked for.",) if granted < threads else ()
