@@ -1,0 +1,387 @@
+"""The TensorRT backend: builds in a child process, keeps plans, loads them, says what they compute."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantkit.backends.base import Backend, CheckedRunner, Engine, EngineInfo, Precision, serialized
+from quantkit.backends.feeds import FLOAT, graph_inputs, symbols_of
+from quantkit.backends.trt import plans, runtime
+from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE, TIMING
+from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome, ShapeRange, Source
+from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError
+from quantkit.files import cache_dir, sha256_array, write_bytes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from quantkit.backends.trt.engine import TrtEngine
+    from quantkit.collect.histogram import Histogram
+    from quantkit.tables.table import CalibrationTable
+    from quantkit.types import Array, BatchSource
+
+ONNX = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What TensorRT's own calibrator gave.
+
+    Attributes:
+        table: its scales.
+        cache: the cache, byte for byte.
+        histograms: Legacy's histograms by tensor; empty for the others.
+        histogram_cache: Legacy's histogram cache, byte for byte.
+        seconds: of the whole job.
+    """
+
+    table: CalibrationTable
+    cache: bytes
+    histograms: Mapping[str, Histogram]
+    histogram_cache: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TensorRTBackend(Backend):
+    """TensorRT on the first GPU.
+
+    "int8" allows float16 for what is not INT8, as "int8+fp16" does; "int8+fp32" does not. "fp32" is without TF32.
+
+    Args:
+        profiles: ranges of shapes for graphs with dynamic shapes.
+        workspace_mb, level: see `BuildOptions`.
+        graphs: run engines through CUDA graphs.
+        reuse: use plans that were built before, and keep those that are built.
+        timeout_s: longest time a build may take; None waits for ever.
+        audit: inspect engines after loading, with a profile of their layers.
+    """
+
+    name = "tensorrt"
+
+    profiles: tuple[ShapeRange, ...] = ()
+    workspace_mb: int = 4096
+    level: int = 3
+    graphs: bool = False
+    reuse: bool = True
+    timeout_s: float | None = None
+    audit: bool = True
+
+    def available(self) -> str | None:
+        """None, or what is missing: a package, the driver, a GPU that this TensorRT knows."""
+        if reason := runtime.missing_packages():
+            return reason
+        try:
+            return runtime.table().refusal("gpu")
+        except QuantkitError as error:
+            return str(error)
+
+    def unsupported(self, precision: Precision) -> str | None:
+        """What the capability table says against a precision."""
+        return runtime.table().refusal(precision)
+
+    def describe(self) -> dict[str, Any]:
+        """Version, GPU, precisions, and the capability table row by row."""
+        self.require()
+        able = runtime.table()
+        gpu = able.gpu.as_json() if able.gpu else {}
+        return {
+            "version": str(able.version),
+            "device": gpu.get("name", ""),
+            "capabilities": [name.upper() for name in ("fp32", "tf32", "fp16", "int8") if able.can(name)],
+            "threads": 1,
+            "gpu": gpu,
+            "table": [{"name": r.name, "possible": r.possible, "says": r.says} for r in able.values()],
+        }
+
+    def build(
+        self, source: ModelProto | Source, options: BuildOptions, table: CalibrationTable | None = None
+    ) -> TrtEngine:
+        """An engine, from the plan cache when it was built before from the same things.
+
+        Args:
+            source: an ONNX graph, or for the network API a model folder.
+            options: precision, way in, shapes.
+            table: scales for ranges "cache" and "dynamic_range".
+
+        Raises:
+            TableError: the table has no tensor of this network.
+            BackendError: this TensorRT or GPU cannot do it, or the build failed or crashed; the step is named.
+        """
+        self.require()
+        options.check(runtime.table())
+        if options.ranges in ("cache", "dynamic_range") and table is None:
+            raise InputError(f"INT8 by {options.ranges} needs a calibration table.", "Give one with --table.")
+        prepared = self._prepare(source, options, table)
+        notes: tuple[str, ...] = ()
+        path = plans.plan_path(prepared.key)
+        if self.reuse and path.is_file():
+            try:
+                return self.load(path)
+            except (BackendError, StorageError) as error:
+                notes = (f"A kept plan was not used: {error.message}",)
+        return self._build(prepared, path, notes)
+
+    def calibrate(
+        self, proto: ModelProto, batches: BatchSource, calibrator: CalibratorOptions, *, precision: str = "int8"
+    ) -> Calibration:
+        """Runs one of TensorRT's calibrators over a graph of fixed shapes; no engine is kept.
+
+        Raises:
+            CalibrationError: a batch is bad, or TensorRT did not take all of them.
+            BackendError: this TensorRT has no calibrators, the shapes are dynamic, or the build failed.
+        """
+        from quantkit.collect.store import load_trt_histogram_cache
+        from quantkit.tables import trt_text
+
+        self.require()
+        options = BuildOptions(precision, ranges="calibrate", workspace_mb=self.workspace_mb, level=self.level)
+        options.check(runtime.table())
+        with tempfile.TemporaryDirectory(prefix="quantkit-") as name:
+            folder = Path(name)
+            (folder / ONNX).write_bytes(serialized(proto))
+            count = store_batches(folder / BATCHES, batches, [value.name for value in graph_inputs(proto)])
+            job = Job(Source(ONNX), options, calibrator, count, stop_after_calibration=True)
+            outcome = self._run(job, folder)
+            cache = (folder / CACHE).read_bytes()
+            recorded = (folder / HISTOGRAMS).read_bytes() if (folder / HISTOGRAMS).is_file() else b""
+        return Calibration(
+            table=trt_text.loads(cache, source=f"TensorRT's {calibrator.algorithm} cache"),
+            cache=cache,
+            histograms=load_trt_histogram_cache(recorded) if recorded else {},
+            histogram_cache=recorded,
+            seconds=outcome.seconds,
+        )
+
+    def load(self, path: Path, *, trust: bool = False) -> TrtEngine:
+        """The engine in a plan file.
+
+        Args:
+            path: the plan; its sidecar stands beside it.
+            trust: load it although it was not built by this user on this machine.
+
+        Raises:
+            StorageError: there is none, or it is damaged.
+            BackendError: it is a stranger's, or for another GPU or TensorRT version, or does not load.
+        """
+        from quantkit.backends.trt.cuda import device
+        from quantkit.backends.trt.engine import TrtEngine
+        from quantkit.backends.trt.inspection import audit_of
+        from quantkit.backends.trt.plan import LoadedPlan
+
+        self.require()
+        info = plans.check(path, runtime.library_version(), device().gpu, trust=trust)
+        plan = LoadedPlan(path.read_bytes(), device())
+        outcome = Outcome.from_json(info.outcome) if info else Outcome()
+        asked = BuildOptions.from_json(info.key.get("options", {})) if info else None
+        found = audit_of(plan, device(), asked, outcome, timed=self.audit)
+        symbols = {name: tuple(dims) for name, dims in info.symbols.items()} if info else default_symbols(plan)
+        facts = {"plan": str(path), "build_s": outcome.seconds, "warnings": outcome.warnings[:20]}
+        return TrtEngine(
+            engine_info(asked, found, plan.size_bytes, outcome),
+            plan,
+            device(),
+            symbols,
+            audit=found,
+            facts=facts | {"device_memory_bytes": plan.device_memory_bytes},
+            graphs=self.graphs,
+        )
+
+    def options_for(self, precision: str, *, ranges: str = "", network: str = "onnx") -> BuildOptions:
+        """Build options with this backend's memory, level and profiles."""
+        return BuildOptions(precision, network, ranges, self.profiles, workspace_mb=self.workspace_mb, level=self.level)
+
+    def _compile(self, proto: ModelProto, precision: Precision, threads: int) -> Engine:
+        quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+        if precision.startswith("int8") and not quantized:
+            raise BackendError(
+                "The graph has no Q/DQ pairs, so nothing of it would be INT8.",
+                "Insert them, or build with a table (ranges cache or dynamic_range).",
+            )
+        return self.build(proto, self.options_for(precision, ranges="qdq" if precision.startswith("int8") else ""))
+
+    def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
+        return replace(self, audit=False, graphs=False, reuse=False).build(
+            with_outputs(proto, names), self.options_for("fp32")
+        )
+
+    def _prepare(self, source: ModelProto | Source, options: BuildOptions, table: CalibrationTable | None) -> Prepared:
+        """What the build needs, and the key under which its plan is kept."""
+        able = runtime.table()
+        scales = {} if table is None else {name: float(scale) for name, scale in table.scales.items()}
+        what: dict[str, Any] = {"table": scales, "options": options.to_json(), "tensorrt": str(able.version)}
+        what["gpu"] = plans.gpu_text(able.gpu) if able.gpu else ""
+        if isinstance(source, Source):
+            data, symbols = (
+                b"",
+                {name: ("batch", "sequence") for name in ("input_ids", "attention_mask", "token_type_ids")},
+            )
+            what["model"] = {**vars(source), "sha256": folder_hash(Path(source.model), source.adapter)}
+        else:
+            if not able.can("flags") and options.half:
+                from quantkit.backends.trt.typed import half_graph
+
+                source = half_graph(source)
+            data, symbols = serialized(source), symbols_of(graph_inputs(source))
+            what["model"] = {"sha256": hashlib.sha256(data).hexdigest()}
+            source = Source(ONNX)
+        digest = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest() if scales else ""
+        return Prepared(source, options, data, table, {**what, "table": digest}, symbols)
+
+    def _build(self, prepared: Prepared, path: Path, notes: tuple[str, ...]) -> TrtEngine:
+        """Builds, keeps the plan, and loads it."""
+        from quantkit.backends.trt.cuda import device
+
+        with tempfile.TemporaryDirectory(prefix="quantkit-") as name:
+            folder = Path(name)
+            if prepared.data:
+                (folder / ONNX).write_bytes(prepared.data)
+            if prepared.table is not None:
+                prepared.table.save(folder / TABLE)
+            outcome = self._run(Job(prepared.source, prepared.options), folder)
+            plan = (folder / PLAN).read_bytes()
+            outcome.notes += notes
+            info = plans.info_for(
+                plan,
+                runtime.library_version(),
+                device().gpu,
+                key=prepared.key,
+                outcome=outcome.to_json(),
+                symbols=prepared.symbols,
+            )
+            if self.reuse:
+                return self.load(plans.store(path, plan, info))
+            return self.load(plans.store(folder / PLAN, plan, info))
+
+    def _run(self, job: Job, folder: Path) -> Outcome:
+        """Does a job in a child process; what a failed one computed is kept.
+
+        Raises:
+            QuantkitError: the job failed.
+        """
+        from quantkit.backends.trt.child import run_job
+
+        timing = timing_cache()
+        if timing.is_file():
+            shutil.copyfile(timing, folder / TIMING)
+        try:
+            outcome = run_job(job, folder, timeout_s=self.timeout_s)
+        except QuantkitError as error:
+            if kept := rescue(folder):
+                error.hint = f"{error.hint} The calibration cache is kept: {kept}.".strip()
+                error.args = (error.message,)
+            raise
+        if (folder / TIMING).is_file():
+            write_bytes(timing, (folder / TIMING).read_bytes())
+        return outcome
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build that is ready to start."""
+
+    source: Source
+    options: BuildOptions
+    data: bytes
+    table: CalibrationTable | None
+    key: dict[str, Any]
+    symbols: Mapping[str, tuple[str | None, ...]]
+
+
+def engine_info(asked: BuildOptions | None, audit: Any, size: int, outcome: Outcome) -> EngineInfo:
+    """The common fields of an engine."""
+    precision = asked.precision if asked else "fp32"
+    float_name = {"fp32": "f32", "tf32": "tf32", "fp16": "f16", "int8+fp32": "f32"}.get(precision, "f16")
+    compute = f"int8+{float_name}" if audit.int8_gemms else float_name
+    return EngineInfo(
+        precision=precision,  # type: ignore[arg-type]
+        compute=compute,
+        size_bytes=size,
+        int8_ops=audit.int8_gemms,
+        float_ops=audit.float_gemms,
+        notes=(*audit.verdict, *outcome.notes),
+    )
+
+
+def default_symbols(plan: Any) -> dict[str, tuple[str | None, ...]]:
+    """Names of the changing dimensions of token inputs, for a plan without a sidecar."""
+    words = ("batch", "sequence")
+    return {
+        tensor.name: tuple(words[i] if n == -1 and i < len(words) else None for i, n in enumerate(tensor.shape))
+        for tensor in plan.inputs
+    }
+
+
+def with_outputs(proto: ModelProto, names: tuple[str, ...]) -> ModelProto:
+    """The graph with exactly the named tensors as outputs."""
+    import onnx
+
+    known = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
+    for name in names:
+        if name in known and known[name].type.tensor_type.elem_type not in (0, FLOAT):
+            raise BackendError(f"The tensor {name!r} is not float32 and cannot be tapped.")
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(proto)
+    del tapped.graph.output[:]
+    for name in names:
+        value = known.get(name) or onnx.helper.make_tensor_value_info(name, FLOAT, None)
+        tapped.graph.output.append(value)
+    return tapped
+
+
+def store_batches(path: Path, batches: BatchSource, names: list[str]) -> int:
+    """Writes calibration batches as one .npz file of arrays (batches, ...); their number.
+
+    Raises:
+        CalibrationError: no batches, or one that lacks an input or has another shape than the first.
+    """
+    from quantkit.backends.trt.calibrators import checked
+
+    stacks: dict[str, list[Array]] = {name: [] for name in names}
+    for number, feed in enumerate(batches):
+        for name, stack in stacks.items():
+            first = stack[0] if stack else np.asarray(feed.get(name, np.zeros(0)))
+            stack.append(np.array(checked(feed, name, first.shape, first.dtype, number)))
+    if not stacks or not all(stacks.values()):
+        raise CalibrationError("There are no calibration batches.", "Give at least one full batch.")
+    with path.open("wb") as file:
+        np.savez(file, **{name: np.stack(stack) for name, stack in stacks.items()})
+    return len(stacks[names[0]])
+
+
+def folder_hash(model: Path, adapter: str) -> str:
+    """SHA-256 over the weights and settings of a model folder and its adapter."""
+    digest = hashlib.sha256()
+    for folder in (model, *([Path(adapter)] if adapter else [])):
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".safetensors", ".json") and not file.name.startswith("tokenizer"):
+                digest.update(file.name.encode())
+                sha256_array(digest, np.frombuffer(file.read_bytes(), np.uint8))
+    return digest.hexdigest()
+
+
+def timing_cache() -> Path:
+    """Where the builder's measurements on this GPU are kept."""
+    able = runtime.table()
+    words = f"{plans.gpu_text(able.gpu) if able.gpu else 'none'}-{able.version}"
+    return plans.folder() / f"timing-{hashlib.sha256(words.encode()).hexdigest()[:16]}.bin"
+
+
+def rescue(folder: Path) -> Path | None:
+    """Moves the calibration cache of a failed job to where it can be found; None when there is none."""
+    if not (folder / CACHE).is_file():
+        return None
+    data = (folder / CACHE).read_bytes()
+    kept = cache_dir() / "tables" / f"tensorrt-{hashlib.sha256(data).hexdigest()[:16]}.cache"
+    return write_bytes(kept, data)
+
+
+__all__ = ["LOG", "Calibration", "TensorRTBackend"]
