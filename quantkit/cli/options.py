@@ -19,7 +19,7 @@ from quantkit.pipeline.settings import Settings
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
-METHODS = "minmax, entropy, legacy, percentile, mse"
+METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
 MODEL_HELP = "demo (the packaged all-MiniLM-L6-v2), a folder in Hugging Face layout, a hub id, or an .onnx file."
 

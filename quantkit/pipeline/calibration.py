@@ -42,6 +42,7 @@ class Collected:
         path: where they are kept.
         kinds: tensor name -> what it is ("softmax", ...), see quantkit/network/kinds.py.
         unmasked: masked logits -> the scores before the mask.
+        parts: hashes of the data of the shards, where several were merged.
     """
 
     histograms: Mapping[str, Histogram]
@@ -51,14 +52,17 @@ class Collected:
     path: Path
     kinds: Mapping[str, str] = field(default_factory=dict)
     unmasked: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
     def save(self, path: Path) -> Path:
         """Writes the histograms with all that a later `calibrate --from` needs."""
-        provenance = None if self.provenance is None else self.provenance.to_dict()
-        meta = {"seconds": self.seconds, "provenance": provenance}
-        return save_histograms(
-            path, self.histograms, meta | {"kinds": dict(self.kinds), "unmasked": dict(self.unmasked)}
-        )
+        meta = {
+            "seconds": self.seconds,
+            "provenance": None if self.provenance is None else self.provenance.to_dict(),
+            "kinds": dict(self.kinds),
+            "unmasked": dict(self.unmasked),
+        }
+        return save_histograms(path, self.histograms, meta | ({"parts": list(self.parts)} if self.parts else {}))
 
 
 @dataclass(frozen=True)

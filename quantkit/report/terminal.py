@@ -88,8 +88,12 @@ def show_record(record: Mapping[str, Any]) -> None:
 def show_calibration(summary: Mapping[str, Any]) -> None:
     """Prints what `quantkit calibrate` wrote."""
     console = Console(highlight=False)
-    how = "from the cache" if summary["reused"] else f"collected in {summary['seconds']:.1f} s"
-    console.print(f"{summary['samples']} sentences, {how}; histograms in {summary['histograms']}", soft_wrap=True)
+    if "from" in summary:
+        how = f"from {len(summary['from'])} files, merged" if len(summary["from"]) > 1 else "not collected again"
+    else:
+        how = "from the cache" if summary["reused"] else f"collected in {summary['seconds']:.1f} s"
+    samples = f"{'unknown number of' if summary['samples'] is None else summary['samples']} sentences"
+    console.print(f"{samples}, {how}; histograms in {summary['histograms']}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("method", "tensors", "ms"):
         table.add_column(title, justify="left" if title == "method" else "right")
@@ -97,6 +101,31 @@ def show_calibration(summary: Mapping[str, Any]) -> None:
     for row in summary["tables"]:
         table.add_row(row["method"], str(row["tensors"]), f"{1000 * row['seconds']:.0f}", row["table"])
     console.print(table)
+
+
+def show_study(result: Mapping[str, Any]) -> None:
+    """Prints how far ranges lie from those of the whole sample, and from those of other orders; fits 80 columns."""
+    console = Console(highlight=False)
+    whole = result["provenance"]["samples"]
+    console.print(f"ranges of {result['tensors']} tensors against those of all {whole} sentences, in %", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("method", "sentences", "median", f"{result['quantile']:g}th", "worst"):
+        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
+    table.add_column("worst tensor", overflow="fold")
+    for row in result["methods"]:
+        parts = [(str(part["samples"]), part) for part in row["by_samples"][:-1]]
+        parts += [(name, row[key]) for key, name in (("by_order", "order"), ("by_batch", "batch")) if row[key]]
+        for i, (name, part) in enumerate(parts):
+            shares = (percent_text(part[key]) for key in ("median", "p95", "worst"))
+            table.add_row("" if i else row["method"], name, *shares, part["tensor"], end_section=i == len(parts) - 1)
+    console.print(table)
+    for line in result["verdict"]:
+        console.print(line, markup=False)
+
+
+def percent_text(share: float) -> str:
+    """A share in per cent with one digit; 0 is only what is exactly 0."""
+    return "0" if share == 0 else "<0.1" if share < 0.0005 else f"{100 * share:.1f}"
 
 
 def metric_text(score: Mapping[str, Any] | None) -> str:
