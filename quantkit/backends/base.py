@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from quantkit.backends.cpu import physical_cores
-from quantkit.backends.feeds import InputRules, checked_feed
+from quantkit.backends.feeds import Symbols, checked_feed
 from quantkit.errors import BackendError, MissingDependencyError, UnknownNameError
 from quantkit.types import Array, FeedDict, TensorSpec
 
@@ -37,21 +37,31 @@ class CheckedRunner(ABC):
 
     Args:
         backend: the backend's name, for error messages.
-        rules: what a feed must look like.
-        outputs: what `infer` gives.
+        inputs, outputs: what `infer` takes and gives.
+        symbols: names of the inputs' dimensions that may change; equal names must be fed with equal sizes.
+        rows: inputs that are looked up in a table -> its rows; values beyond are refused.
     """
 
-    def __init__(self, backend: str, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self,
+        backend: str,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        symbols: Symbols,
+        rows: Mapping[str, int] | None = None,
+    ) -> None:
         self.backend = backend
-        self._rules = rules
+        self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
+        self._symbols = dict(symbols)
+        self._rows = dict(rows or {})
         self._lock = threading.Lock()
         self._closed = False
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What `infer` takes."""
-        return self._rules.specs
+        return self._inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -72,7 +82,7 @@ class CheckedRunner(ABC):
         with self._lock:
             if self._closed:
                 raise BackendError(f"This {self.backend} engine is closed and cannot infer.", "Compile it again.")
-            return self._run(checked_feed(feed, self._rules))
+            return self._run(checked_feed(feed, self._inputs, self._symbols, self._rows))
 
     def close(self) -> None:
         """Frees what the runner holds, after a running `infer` has ended; a second call does nothing."""
@@ -127,8 +137,16 @@ class Engine(CheckedRunner):
     The attributes `precision`, `compute`, `size_bytes`, `int8_ops`, `float_ops` and `notes` are those of `EngineInfo`.
     """
 
-    def __init__(self, backend: str, info: EngineInfo, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
-        super().__init__(backend, rules, outputs)
+    def __init__(
+        self,
+        backend: str,
+        info: EngineInfo,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        symbols: Symbols,
+        rows: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(backend, inputs, outputs, symbols, rows)
         self.precision = info.precision
         self.compute = info.compute
         self.size_bytes = info.size_bytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from quantkit.backends.base import Backend, CheckedRunner, Engine, EngineInfo, Precision
 from quantkit.backends.cpu import cpu_name, physical_cores
-from quantkit.backends.feeds import FLOAT, InputRules, specs_of
+from quantkit.backends.feeds import FLOAT, graph_inputs, rows_of, specs_of, symbols_of
 from quantkit.errors import BackendError
 from quantkit.types import Array, FeedDict, TensorSpec
 
@@ -78,7 +78,7 @@ class FakeBackend(Backend):
             float_ops=sum(node.op_type in ("MatMul", "Gemm") for node in proto.graph.node),
             notes=("Nothing is computed: the fake backend hashes its inputs.",),
         )
-        return FakeEngine(info, InputRules.of(proto), specs_of(proto.graph.output), self)
+        return FakeEngine(info, proto, self)
 
     def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
         known = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
@@ -86,16 +86,16 @@ class FakeBackend(Backend):
             if name in known and known[name].type.tensor_type.elem_type not in (0, FLOAT):
                 raise BackendError(f"The tensor {name!r} is not float32 and cannot be tapped.")
         dims = {n: _dimensions(known[n]) if n in known else ("batch", "sequence", _WIDTH) for n in names}
-        return FakeTap(InputRules.of(proto), dims)
+        return FakeTap(proto, dims)
 
 
 class FakeEngine(Engine):
     """An engine that hashes tokens, or calls a function."""
 
-    def __init__(
-        self, info: EngineInfo, rules: InputRules, outputs: Sequence[TensorSpec], backend: FakeBackend
-    ) -> None:
-        super().__init__("fake", info, rules, outputs)
+    def __init__(self, info: EngineInfo, proto: ModelProto, backend: FakeBackend) -> None:
+        inputs = graph_inputs(proto)
+        outputs = specs_of(proto.graph.output)
+        super().__init__("fake", info, specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
         self._function = backend.function
         self._latency_s = backend.latency_s
 
@@ -122,16 +122,17 @@ class FakeEngine(Engine):
 class FakeTap(CheckedRunner):
     """A tap whose tensors are pseudo-random numbers that depend on the tensor's name and on the tokens."""
 
-    def __init__(self, rules: InputRules, dimensions: Mapping[str, tuple[int | str, ...]]) -> None:
+    def __init__(self, proto: ModelProto, dimensions: Mapping[str, tuple[int | str, ...]]) -> None:
         shapes = {name: tuple(d if isinstance(d, int) else -1 for d in dims) for name, dims in dimensions.items()}
         outputs = [TensorSpec(name, np.dtype(np.float32), shape) for name, shape in shapes.items()]
-        super().__init__("fake", rules, outputs)
+        inputs = graph_inputs(proto)
+        super().__init__("fake", specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
         self._dimensions = dict(dimensions)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         first = next(iter(feed.values()))
         sizes = dict(zip(("batch", "sequence"), first.shape, strict=False))
-        for name, symbols in self._rules.symbols.items():
+        for name, symbols in self._symbols.items():
             sizes |= {s: n for s, n in zip(symbols, feed[name].shape, strict=True) if s is not None}
         seed = zlib.crc32(b"".join(array.tobytes() for array in feed.values()))
         results = {}

@@ -6,7 +6,6 @@ Nothing here imports onnx: a ModelProto is only read through its fields, so that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,9 @@ from quantkit.types import Array, FeedDict, TensorSpec
 TOKENS = "input_ids"
 SEGMENTS = "token_type_ids"
 """The one input that may be left out (zeros then: a single segment) or be given to a graph that has none."""
+
+Symbols = Mapping[str, tuple[str | None, ...]]
+"""Input name -> for each dimension the symbol that the graph gives it ("batch"), or None where it is a number."""
 
 # onnx.TensorProto.DataType -> NumPy type, for what BERT-class graphs take and give; NumPy has no bfloat16.
 _ELEMENT_TYPES: dict[int, type[np.generic]] = {
@@ -63,35 +65,14 @@ def specs_of(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
     return tuple(spec_of(value) for value in values)
 
 
-@dataclass(frozen=True)
-class InputRules:
-    """What a feed must look like.
-
-    Attributes:
-        specs: name, type and shape of every input that must be fed.
-        symbols: input name -> for each dimension the symbol that the graph gives it ("batch"), or None where it is a
-            number; equal symbols must be fed with equal sizes.
-        rows: input name -> rows of the table that its values are looked up in.
-    """
-
-    specs: tuple[TensorSpec, ...]
-    symbols: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
-    rows: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, proto: Any) -> InputRules:
-        """The rules that an ONNX graph sets.
-
-        Raises:
-            BackendError: an input has a type that cannot be fed.
-        """
-        inputs = graph_inputs(proto)
-        symbols = {v.name: tuple(d.dim_param or None for d in v.type.tensor_type.shape.dim) for v in inputs}
-        return cls(specs_of(inputs), symbols, _table_rows(proto, {value.name for value in inputs}))
+def symbols_of(values: Iterable[Any]) -> dict[str, tuple[str | None, ...]]:
+    """The symbols (dim_param) of each value's dimensions: equal symbols must be fed with equal sizes."""
+    return {value.name: tuple(d.dim_param or None for d in value.type.tensor_type.shape.dim) for value in values}
 
 
-def _table_rows(proto: Any, inputs: set[str]) -> dict[str, int]:
-    """For each integer input that a Gather uses as index into a constant table: the table's rows."""
+def rows_of(proto: Any) -> dict[str, int]:
+    """For each input whose values a Gather looks up in a constant table: how many rows the table has."""
+    inputs = {value.name for value in graph_inputs(proto)}
     tables = {t.name: t.dims[0] for t in proto.graph.initializer if len(t.dims) > 1}
     origin = {name: name for name in inputs}
     rows: dict[str, int] = {}
@@ -105,17 +86,24 @@ def _table_rows(proto: Any, inputs: set[str]) -> dict[str, int]:
     return rows
 
 
-def checked_feed(feed: FeedDict, rules: InputRules) -> dict[str, Array]:
+def checked_feed(
+    feed: FeedDict, specs: Sequence[TensorSpec], symbols: Symbols, rows: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """The feed as contiguous arrays of exactly the wanted types, one for each spec and in their order.
 
     int32 and int64 are cast into each other. `token_type_ids` may be missing (zeros are fed, as transformers does) and
     is ignored by a graph that has no such input. Arrays that fit already are passed through, not copied.
 
+    Args:
+        feed: what came.
+        specs: name, type and shape of every input that must be fed.
+        symbols: see `symbols_of`.
+        rows: see `rows_of`; inputs that are not in it may hold any value.
+
     Raises:
         BackendError: a name, a type, a rank, a size or a value does not fit; the sentence says what came and what was
             expected.
     """
-    specs = rules.specs
     wanted = {spec.name for spec in specs}
     missing = [spec.name for spec in specs if spec.name not in feed and spec.name != SEGMENTS]
     surplus = [name for name in feed if name not in wanted and name != SEGMENTS]
@@ -130,9 +118,9 @@ def checked_feed(feed: FeedDict, rules: InputRules) -> dict[str, Array]:
     arrays = {spec.name: _checked_array(spec, feed[spec.name]) for spec in specs if spec.name in feed}
     if SEGMENTS in wanted and SEGMENTS not in arrays:
         arrays[SEGMENTS] = _single_segment(specs, arrays)
-    _check_symbols(arrays, rules.symbols)
-    for name, rows in rules.rows.items():
-        _check_rows(name, arrays[name], rows)
+    _check_symbols(arrays, symbols)
+    for name, count in (rows or {}).items():
+        _check_rows(name, arrays[name], count)
     return {spec.name: arrays[spec.name] for spec in specs}
 
 
@@ -177,7 +165,7 @@ def _single_segment(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) ->
     return _checked_array(spec, np.zeros(like.shape, spec.dtype))
 
 
-def _check_symbols(arrays: Mapping[str, Array], symbols: Mapping[str, tuple[str | None, ...]]) -> None:
+def _check_symbols(arrays: Mapping[str, Array], symbols: Symbols) -> None:
     """BackendError when two dimensions of one symbol have different sizes (engines would broadcast, or crash)."""
     seen: dict[str, tuple[int, str]] = {}
     for name, array in arrays.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
 from quantkit.backends.cpu import NO_VNNI, without_vnni
-from quantkit.backends.feeds import InputRules, specs_of
+from quantkit.backends.feeds import graph_inputs, rows_of, specs_of, symbols_of
 from quantkit.backends.openvino import runtime
 from quantkit.backends.openvino.execution import Execution, matmul_names, read_execution
 from quantkit.errors import BackendError
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class OpenVINOEngine(Engine):
     """A graph compiled for the CPU; made by `compile_engine`."""
 
-    def __init__(self, info: EngineInfo, compiled: Any, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
-        super().__init__("openvino", info, rules, outputs)
+    def __init__(self, info: EngineInfo, compiled: Any, proto: ModelProto) -> None:
+        inputs, outputs = graph_inputs(proto), specs_of(proto.graph.output)
+        super().__init__("openvino", info, specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
         self._ports = [port_index(compiled.outputs, spec.name) for spec in outputs]
-        self._feeder = Feeder(compiled, rules.specs)
+        self._feeder = Feeder(compiled, self.inputs)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         request = self._feeder.run(feed)
@@ -130,7 +131,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Ope
         float_ops=execution.float_ops,
         notes=(*_notes(precision, execution), *_thread_notes(compiled, threads)),
     )
-    return OpenVINOEngine(info, compiled, InputRules.of(proto), specs_of(proto.graph.output))
+    return OpenVINOEngine(info, compiled, proto)
 
 
 def _notes(precision: Precision, execution: Execution) -> tuple[str, ...]:

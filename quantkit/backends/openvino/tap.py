@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.backends.base import CheckedRunner, serialized
-from quantkit.backends.feeds import InputRules
+from quantkit.backends.feeds import graph_inputs, rows_of, specs_of, symbols_of
 from quantkit.backends.openvino import runtime
 from quantkit.backends.openvino.engine import Feeder, compile_model, port_index, read_model
 from quantkit.errors import BackendError
@@ -45,11 +45,11 @@ class OpenVINOTap(CheckedRunner):
         shapes = {name: _shape(model.outputs[port_index(model.outputs, sources[name])]) for name in names}
         _loosen_batch(model)
         compiled = compile_model(model, "fp32", threads)
-        rules = InputRules.of(proto)
+        inputs = graph_inputs(proto)
         self._ports = {name: port_index(compiled.outputs, sources[name]) for name in names}
         outputs = [TensorSpec(name, np.dtype(np.float32), shape) for name, shape in shapes.items()]
-        super().__init__("openvino", rules, outputs)
-        self._feeder = Feeder(compiled, rules.specs)
+        super().__init__("openvino", specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
+        self._feeder = Feeder(compiled, self.inputs)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         request = self._feeder.run(feed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ import numpy as np
 
 from quantkit.backends.base import Engine, EngineInfo, Precision, serialized
 from quantkit.backends.cpu import NO_VNNI, without_vnni
-from quantkit.backends.feeds import InputRules, specs_of
+from quantkit.backends.feeds import graph_inputs, rows_of, specs_of, symbols_of
 from quantkit.backends.ort import runtime
 from quantkit.backends.ort.unsigned import with_unsigned_activations
-from quantkit.types import Array, TensorSpec
+from quantkit.types import Array
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,8 +32,9 @@ _BLOCKS_INT8 = ("MatMulAddFusion",)
 class OnnxRuntimeEngine(Engine):
     """A session on the CPU; made by `compile_engine`."""
 
-    def __init__(self, info: EngineInfo, session: Any, rules: InputRules, outputs: Sequence[TensorSpec]) -> None:
-        super().__init__("onnxruntime", info, rules, outputs)
+    def __init__(self, info: EngineInfo, session: Any, proto: ModelProto) -> None:
+        inputs, outputs = graph_inputs(proto), specs_of(proto.graph.output)
+        super().__init__("onnxruntime", info, specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
         self._session = session
         self._names = [spec.name for spec in outputs]
 
@@ -75,7 +75,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
         float_ops=float_ops,
         notes=_notes(changed, int8_ops, float_ops) if precision == "int8" else (),
     )
-    return OnnxRuntimeEngine(info, session, InputRules.of(proto), specs_of(proto.graph.output))
+    return OnnxRuntimeEngine(info, session, proto)
 
 
 def _int8_session(data: bytes, threads: int) -> tuple[Any, Counter[str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantkit.backends.base import CheckedRunner, serialized
-from quantkit.backends.feeds import InputRules
+from quantkit.backends.feeds import graph_inputs, rows_of, specs_of, symbols_of
 from quantkit.backends.ort import runtime
 from quantkit.errors import BackendError
 from quantkit.types import Array, TensorSpec
@@ -39,7 +39,8 @@ class OnnxRuntimeTap(CheckedRunner):
                 raise BackendError(f"The tensor {value.name!r} is {value.type}; expected float32, which is calibrated.")
             shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
             outputs.append(TensorSpec(value.name, np.dtype(np.float32), shape))
-        super().__init__("onnxruntime", InputRules.of(proto), outputs)
+        inputs = graph_inputs(proto)
+        super().__init__("onnxruntime", specs_of(inputs), outputs, symbols_of(inputs), rows_of(proto))
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
