@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 PRECISIONS = ("int8", "fp16", "bf16", "tf32", "fp32")
@@ -160,7 +160,8 @@ def examine(
         times: layer name -> milliseconds.
         precision: what was asked for ("int8+fp16"); colours the verdict and tells a region's precision.
         ranges: where INT8 scales came from ("qdq", "cache", ...).
-        scales_used, scales_missing: of the table.
+        scales_used: tensors of the table that the build had.
+        scales_missing: tensors of the network without a scale.
         kernels: names of kernels inside regions, where something else than the inspector tells them.
     """
     layers = read_layers(information, times)
@@ -258,8 +259,6 @@ def _shares(timed: Sequence[Layer], total: float | None) -> dict[str, float]:
 
 def _with_verdict(audit: Audit, precision: str, ranges: str) -> Audit:
     """The audit with its sentences."""
-    from dataclasses import replace
-
     lines = []
     counted = ", ".join(f"{count} in {name.upper()}" for name, count in audit.gemms.items())
     share = max((audit.time_share.get("region", 0.0)), 0.0)

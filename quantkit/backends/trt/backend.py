@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.backends.base import Backend, CheckedRunner, Engine, EngineInfo, Precision, serialized
-from quantkit.backends.feeds import FLOAT, graph_inputs, symbols_of
+from quantkit.backends.feeds import FLOAT, graph_inputs
 from quantkit.backends.trt import plans, runtime
 from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE, TIMING
 from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome, ShapeRange, Source
+from quantkit.backends.trt.rules import Rules
 from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError
 from quantkit.files import cache_dir, sha256_array, write_bytes
 
@@ -183,13 +184,13 @@ class TensorRTBackend(Backend):
         outcome = Outcome.from_json(info.outcome) if info else Outcome()
         asked = BuildOptions.from_json(info.key.get("options", {})) if info else None
         found = audit_of(plan, device(), asked, outcome, timed=self.audit)
-        symbols = {name: tuple(dims) for name, dims in info.symbols.items()} if info else default_symbols(plan)
+        rules = info.rules if info else Rules.of_tensors(plan.inputs)
         facts = {"plan": str(path), "build_s": outcome.seconds, "warnings": outcome.warnings[:20]}
         return TrtEngine(
             engine_info(asked, found, plan.size_bytes, outcome),
             plan,
             device(),
-            symbols,
+            rules,
             audit=found,
             facts=facts | {"device_memory_bytes": plan.device_memory_bytes},
             graphs=self.graphs,
@@ -220,21 +221,19 @@ class TensorRTBackend(Backend):
         what: dict[str, Any] = {"table": scales, "options": options.to_json(), "tensorrt": str(able.version)}
         what["gpu"] = plans.gpu_text(able.gpu) if able.gpu else ""
         if isinstance(source, Source):
-            data, symbols = (
-                b"",
-                {name: ("batch", "sequence") for name in ("input_ids", "attention_mask", "token_type_ids")},
-            )
-            what["model"] = {**vars(source), "sha256": folder_hash(Path(source.model), source.adapter)}
+            data, rules = b"", Rules.of_bert(Path(source.model))
+            hashed = folder_hash(Path(source.model), source.adapter)
+            what["model"] = {**vars(source), "model": "", "adapter": "", "sha256": hashed}
         else:
             if not able.can("flags") and options.half:
                 from quantkit.backends.trt.typed import half_graph
 
                 source = half_graph(source)
-            data, symbols = serialized(source), symbols_of(graph_inputs(source))
+            data, rules = serialized(source), Rules.of_graph(source)
             what["model"] = {"sha256": hashlib.sha256(data).hexdigest()}
             source = Source(ONNX)
         digest = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest() if scales else ""
-        return Prepared(source, options, data, table, {**what, "table": digest}, symbols)
+        return Prepared(source, options, data, table, {**what, "table": digest}, rules)
 
     def _build(self, prepared: Prepared, path: Path, notes: tuple[str, ...]) -> TrtEngine:
         """Builds, keeps the plan, and loads it."""
@@ -255,7 +254,7 @@ class TensorRTBackend(Backend):
                 device().gpu,
                 key=prepared.key,
                 outcome=outcome.to_json(),
-                symbols=prepared.symbols,
+                rules=prepared.rules,
             )
             if self.reuse:
                 return self.load(plans.store(path, plan, info))
@@ -293,7 +292,7 @@ class Prepared:
     data: bytes
     table: CalibrationTable | None
     key: dict[str, Any]
-    symbols: Mapping[str, tuple[str | None, ...]]
+    rules: Rules
 
 
 def engine_info(asked: BuildOptions | None, audit: Any, size: int, outcome: Outcome) -> EngineInfo:
@@ -309,15 +308,6 @@ def engine_info(asked: BuildOptions | None, audit: Any, size: int, outcome: Outc
         float_ops=audit.float_gemms,
         notes=(*audit.verdict, *outcome.notes),
     )
-
-
-def default_symbols(plan: Any) -> dict[str, tuple[str | None, ...]]:
-    """Names of the changing dimensions of token inputs, for a plan without a sidecar."""
-    words = ("batch", "sequence")
-    return {
-        tensor.name: tuple(words[i] if n == -1 and i < len(words) else None for i, n in enumerate(tensor.shape))
-        for tensor in plan.inputs
-    }
 
 
 def with_outputs(proto: ModelProto, names: tuple[str, ...]) -> ModelProto:
@@ -353,7 +343,8 @@ def store_batches(path: Path, batches: BatchSource, names: list[str]) -> int:
     if not stacks or not all(stacks.values()):
         raise CalibrationError("There are no calibration batches.", "Give at least one full batch.")
     with path.open("wb") as file:
-        np.savez(file, **{name: np.stack(stack) for name, stack in stacks.items()})
+        arrays: dict[str, Any] = {name: np.stack(stack) for name, stack in stacks.items()}
+        np.savez(file, **arrays)
     return len(stacks[names[0]])
 
 

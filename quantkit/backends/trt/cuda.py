@@ -115,4 +115,5 @@ class Arena:
         """Gives both blocks back."""
         with self._owner.current():
             self.device.free()
-            self.host.base.free()
+            memory: Any = self.host.base
+            memory.free()

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.backends.base import CheckedRunner, Engine, EngineInfo
-from quantkit.backends.feeds import Symbols, checked_feed
+from quantkit.backends.feeds import checked_feed
 from quantkit.backends.trt.audit import Audit
 from quantkit.backends.trt.cuda import Device
 from quantkit.backends.trt.execution import Execution, Phases
 from quantkit.backends.trt.plan import LoadedPlan
+from quantkit.backends.trt.rules import Rules
 from quantkit.errors import BackendError
 from quantkit.types import Array, FeedDict, TensorSpec
 
@@ -20,8 +21,8 @@ NAME = "tensorrt"
 class ContextRunner(CheckedRunner):
     """An execution context of its own on a shared engine: one a thread."""
 
-    def __init__(self, plan: LoadedPlan, owner: Device, symbols: Symbols, *, graphs: bool) -> None:
-        super().__init__(NAME, _specs(plan.inputs), _specs(plan.outputs), symbols)
+    def __init__(self, plan: LoadedPlan, owner: Device, rules: Rules, *, graphs: bool) -> None:
+        super().__init__(NAME, _specs(plan.inputs), _specs(plan.outputs), rules.symbols, rules.rows)
         self.execution = Execution(plan, owner, graphs=graphs)
 
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
@@ -40,7 +41,7 @@ class TrtEngine(Engine):
         info: what the engine is.
         plan: the deserialized plan; the engine owns it.
         owner: the GPU.
-        symbols: names of the inputs' changing dimensions.
+        rules: what a feed must look like.
         audit: what the engine really computes.
         facts: further JSON values for a report: build time, tensors without a scale.
         graphs: capture CUDA graphs.
@@ -51,13 +52,14 @@ class TrtEngine(Engine):
         info: EngineInfo,
         plan: LoadedPlan,
         owner: Device,
-        symbols: Symbols,
+        rules: Rules,
         *,
         audit: Audit | None = None,
         facts: Mapping[str, Any] | None = None,
         graphs: bool = False,
     ) -> None:
-        super().__init__(NAME, info, _specs(plan.inputs), _specs(plan.outputs), symbols)
+        super().__init__(NAME, info, _specs(plan.inputs), _specs(plan.outputs), rules.symbols, rules.rows)
+        self._rules = rules
         self.audit = audit
         self.facts = dict(facts or {})
         self.plan = plan
@@ -81,7 +83,7 @@ class TrtEngine(Engine):
         with self._lock:
             if self._closed:
                 raise BackendError("This tensorrt engine is closed and gives no runner.", "Load it again.")
-            runner = ContextRunner(self.plan, self._owner, self._symbols, graphs=self._graphs)
+            runner = ContextRunner(self.plan, self._owner, self._rules, graphs=self._graphs)
             self._runners.append(runner)
             return runner
 
@@ -94,7 +96,7 @@ class TrtEngine(Engine):
         with self._lock:
             if self._closed:
                 raise BackendError("This tensorrt engine is closed and cannot be measured.", "Load it again.")
-            return self._execution.measure(checked_feed(feed, self._inputs, self._symbols))
+            return self._execution.measure(checked_feed(feed, self._inputs, self._symbols, self._rows))
 
     @property
     def graph_refusal(self) -> str:

@@ -179,7 +179,7 @@ def _inside(shape: Shape, low: Shape, _: Shape, high: Shape) -> bool:
 def _make_profiler(trt: Any) -> Any:
     """An IProfiler that adds up the milliseconds of each layer, in the order in which they come."""
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.total_ms: dict[str, float] = {}

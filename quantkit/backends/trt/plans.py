@@ -1,7 +1,7 @@
 """Engines on disk: found again by what they were built from, refused when damaged or foreign.
 
-A plan `NAME.plan` has a sidecar `NAME.json` that says what it is: SHA-256, size, GPU, TensorRT version, what it was built
-from, what was missing. Loading a plan runs machine code that is in it, so only plans built here are loaded: the
+A plan `NAME.plan` has a sidecar `NAME.json` that says what it is: SHA-256, size, GPU, TensorRT version, what it was
+built from, what was missing. Loading a plan runs machine code that is in it, so only plans built here are loaded: the
 sidecar carries an HMAC over itself, with a key that this user's cache folder alone holds. Others need `trust`.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.backends.trt.capabilities import Gpu
+from quantkit.backends.trt.rules import Rules
 from quantkit.backends.trt.versions import Version
 from quantkit.errors import BackendError, StorageError
 from quantkit.files import atomic_file, cache_dir, read_bytes, sha256_file, sha256_json, write_bytes
@@ -37,6 +38,7 @@ class PlanInfo:
         key: what the plan was built from, as JSON values: hashes of graph and table, options.
         outcome: what the build found out; see `Outcome`.
         symbols: input name -> names of its changing dimensions.
+        rows: input name -> rows of the table that its values are looked up in.
     """
 
     sha256: str
@@ -46,10 +48,16 @@ class PlanInfo:
     key: dict[str, Any] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     symbols: dict[str, list[str | None]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The sidecar without its HMAC."""
         return {"_type": TYPE, "_version": VERSION, **asdict(self)}
+
+    @property
+    def rules(self) -> Rules:
+        """What a feed must obey."""
+        return Rules({name: tuple(dims) for name, dims in self.symbols.items()}, self.rows)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], path: Path) -> PlanInfo:
@@ -141,7 +149,7 @@ def info_for(
     *,
     key: Mapping[str, Any],
     outcome: Mapping[str, Any],
-    symbols: Mapping[str, tuple[str | None, ...]],
+    rules: Rules,
 ) -> PlanInfo:
     """The sidecar of a plan just built."""
     return PlanInfo(
@@ -151,7 +159,8 @@ def info_for(
         tensorrt=str(version),
         key=dict(key),
         outcome=dict(outcome),
-        symbols={name: list(dims) for name, dims in symbols.items()},
+        symbols={name: list(dims) for name, dims in rules.symbols.items()},
+        rows=dict(rules.rows),
     )
 
 
