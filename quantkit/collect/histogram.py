@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from quantkit.collect.binning import (
     MASK_LOGITS,
+    MAX_FLOAT,
     MAX_KEY,
     MODES,
     NUM_BINS,
@@ -268,21 +269,19 @@ class HistogramAccumulator:
         if not len(runs.starts):
             return
         memory = in_memory_order(values)
-        kernels = _kernels() if self._compiled else None
-        if kernels is None or not self._scan(kernels, memory.view(np.int32), runs):
+        scan = _kernel() if self._compiled else None
+        if scan is None or not self._scan(scan, memory.view(np.int32), runs):
             self._restore(self.snapshot().updated(runs.gather(memory)))
 
-    def _scan(self, kernels: Any, bits: npt.NDArray[np.int32], runs: Runs) -> bool:
+    def _scan(self, scan: Any, bits: npt.NDArray[np.int32], runs: Runs) -> bool:
         """Counts one batch with the kernel; False, and nothing done, when the range is too small for it."""
         mode, upper = self._start.mode, self._upper
         if upper == 0:
-            upper = fitting_range(
-                mode, 0.0, value_of(max(0, kernels.extent(bits, runs.starts, runs.lengths, self._floor)))
-            )
+            upper = fitting_range(mode, 0.0, self._greatest(runs, bits.view(np.float32)))
         if 0 < upper < TINY_RANGE:
             return False
         self._upper, cursor = upper, np.zeros(2, np.int64)
-        while not kernels.scan(
+        while not scan(
             bits,
             runs.starts,
             runs.lengths,
@@ -299,6 +298,16 @@ class HistogramAccumulator:
             self._slots[NUM_BINS - 1] += self._slots[NUM_BINS]
             self._slots[NUM_BINS] = 0
         return True
+
+    def _greatest(self, runs: Runs, flat: Floats) -> float:
+        """The largest magnitude to be counted, 0.0 if there is none: what the first range is made of."""
+        values = runs.gather(flat)
+        low, high = float(np.min(values)), float(np.max(values))
+        if not (value_of(self._floor) <= low and high <= MAX_FLOAT):  # NaN compares as false
+            mask = self._start.mask_logits
+            kept = values[np.isfinite(values) & (True if mask is None else values > np.float32(mask))]
+            low, high = float(np.min(kept, initial=0.0)), float(np.max(kept, initial=0.0))
+        return max(high, -low)
 
     def snapshot(self) -> Histogram:
         """What has been counted so far, immutable."""
@@ -318,8 +327,8 @@ class HistogramAccumulator:
 
 
 @cache
-def _kernels() -> Any:
-    """The compiled kernels, or None where numba is missing or switched off."""
+def _kernel() -> Any:
+    """The compiled kernel, or None where numba is missing or switched off."""
     try:
         from quantkit.collect.kernels import load
 

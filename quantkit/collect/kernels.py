@@ -2,7 +2,7 @@
 
 It counts exactly what `Histogram.updated` counts. What makes it fast:
 
-- The memory is read once, in blocks of 1024 elements. A vectorised loop looks at the bits of each element as an int32
+- The memory is read once, in blocks of 512 elements. A vectorised loop looks at the bits of each element as an int32
   and keeps their least and greatest key (see binning.py), which say all about extremes, NaN, infinities and the range
   at once; the same loop writes the 16-bit slot numbers. A block with anything unusual in it is redone the slow way.
 - The range is taken to be wide enough. When a block proves otherwise the kernel stops in front of it, the caller
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -27,12 +27,13 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from quantkit.collect.binning import MAX_KEY, NUM_BINS
 from quantkit.collect.histogram import HIGH, INFS, LOW, MASKED, NANS, NEEDED, ZEROS
 
-BLOCK = 1024
+BLOCK = 512
 AHEAD = 1024
 """How many elements before their turn the memory is asked for."""
 TABLE = 2056
@@ -53,19 +54,13 @@ Int64s = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.int32]
 
 
-class Kernels(NamedTuple):
-    """The compiled `scan` and `extent`; both release the GIL."""
-
-    scan: Callable[..., bool]
-    extent: Callable[..., int]
-
-
+Scan = Callable[..., bool]
 _lock = threading.Lock()
-_loaded: list[Kernels] = []
+_loaded: list[Scan] = []
 
 
-def load() -> Kernels:
-    """The kernels, compiled (a second or two) or read from numba's cache at the first call.
+def load() -> Scan:
+    """`scan`, compiled (a few seconds) or read from numba's cache at the first call.
 
     Raises:
         ImportError: numba is switched off (NUMBA_DISABLE_JIT).
@@ -81,18 +76,25 @@ def load() -> Kernels:
         return _loaded[0]
 
 
-def _compiled(cache: bool) -> Kernels:
-    """Both kernels for the one signature they are called with; arrays that are only read may be read-only."""
+def _compiled(cache: bool) -> Scan:
+    """The kernel for the one signature it is called with; arrays that are only read may be read-only."""
     bits = types.Array(types.int32, 1, "C", readonly=True)
     runs = types.Array(types.int64, 1, "C", readonly=True)
     numbers = types.Array(types.int64, 1, "C")
-    i64 = types.int64
-    scan_type = types.boolean(bits, runs, runs, numbers, types.float32, i64, i64, numbers, numbers)
-    extent_type = i64(bits, runs, runs, i64)
-    return Kernels(
-        njit(scan_type, nogil=True, cache=cache)(scan),
-        njit(extent_type, nogil=True, cache=cache)(extent),
-    )
+    key = types.int64
+    signature = types.boolean(bits, runs, runs, numbers, types.float32, key, key, numbers, numbers)
+    compiled: Scan = njit(signature, nogil=True, cache=cache)(scan)
+    return compiled
+
+
+@intrinsic
+def _read_only(typing_context: Any, array: Any) -> Any:
+    """The same array under the type that read-only arrays have, so that functions are compiled for one type only."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
+
+    return types.Array(array.dtype, array.ndim, array.layout, readonly=True)(array), generate
 
 
 @intrinsic
@@ -142,7 +144,7 @@ def _slots_of(bits: Bits, begin: int, size: int, scale: np.float32, indices: Any
     found[0], found[1], found[2] = low, high, zeros
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def _count(words: Any, indices: Any, size: int, tables: Any, bits: Bits, position: int) -> None:
     """Counts `size` slot numbers (`words` are the same, four in each) in four tables that take turns."""
     for i in range(size >> 4):
@@ -236,27 +238,29 @@ def scan(
     indices = np.empty(BLOCK, np.uint16)
     words = indices.view(np.uint64)
     block, kept = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    block_read, kept_read = _read_only(block), _read_only(kept)  # the same memory
     tables = np.zeros(4 * TABLE, np.uint16)
     found, kinds = np.zeros(3, np.int64), np.zeros(3, np.int64)
     least = max(floor, -1 - limit)
+    zero = np.int64(0)  # of the type that a computed position has
     since = 0
     finished = True
     run, offset = cursor[0], cursor[1]
     while run < len(starts):
-        begin = starts[run] + offset
-        left = lengths[run] - offset
-        if left >= BLOCK or run == len(starts) - 1:
+        begin, left = starts[run] + offset, lengths[run] - offset
+        direct = left >= BLOCK or run == len(starts) - 1
+        # One call for both, with the array in a variable, would count references and cost a twentieth of the speed.
+        if direct:
             size = min(left, BLOCK)
             next_run, next_offset = (run + 1, 0) if size == left else (run, offset + size)
-            direct = True
             _slots_of(bits, begin, size, scale, indices, found)
         else:
             size, next_run, next_offset = _gather(bits, starts, lengths, run, offset, block)
-            direct = False
-            _slots_of(block, 0, size, scale, indices, found)
+            _slots_of(block_read, zero, size, scale, indices, found)
         if found[0] < least or found[1] > limit:
-            size = _sift(bits, begin, size, floor, kept, kinds) if direct else _sift(block, 0, size, floor, kept, kinds)
-            _slots_of(kept, 0, size, scale, indices, found)
+            unusual = bits if direct else block_read
+            size = _sift(unusual, begin if direct else zero, size, floor, kept, kinds)
+            _slots_of(kept_read, zero, size, scale, indices, found)
             if size > 0 and (found[1] > limit or found[0] < -1 - limit):
                 statistics[NEEDED] = max(found[1], -1 - found[0])
                 finished = False
@@ -277,21 +281,3 @@ def scan(
     cursor[0], cursor[1] = run, offset
     _empty(tables, slots)
     return finished
-
-
-def extent(bits: Bits, starts: Int64s, lengths: Int64s, floor: int) -> int:
-    """The greatest magnitude among the values of the runs that `scan` would count, as a key; -1 if there are none."""
-    indices = np.empty(BLOCK, np.uint16)
-    kept = np.empty(BLOCK, np.int32)
-    found, kinds = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    greatest = -1
-    for run in range(len(starts)):
-        for offset in range(0, lengths[run], BLOCK):
-            begin, size = starts[run] + offset, min(lengths[run] - offset, BLOCK)
-            _slots_of(bits, begin, size, np.float32(0), indices, found)
-            if found[0] < floor or found[1] > MAX_KEY:
-                size = _sift(bits, begin, size, floor, kept, kinds)
-                _slots_of(kept, 0, size, np.float32(0), indices, found)
-            if size > 0:
-                greatest = max(greatest, max(found[1], -1 - found[0]))
-    return greatest

@@ -38,10 +38,10 @@ class Runs:
         return int(self.lengths.sum())
 
     def gather(self, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A copy of the elements of `flat` that the runs hold, one after the other."""
-        parts: list[npt.NDArray[Any]] = [
-            flat[a : a + n] for a, n in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
-        ]
+        """The elements of `flat` that the runs hold, one after the other; a view if it is one run."""
+        if len(self.starts) == 1:
+            return flat[self.starts[0] : self.starts[0] + self.lengths[0]]
+        parts: list[npt.NDArray[Any]] = [flat[a : a + n] for a, n in zip(self.starts, self.lengths, strict=True)]
         gathered: npt.NDArray[Any] = np.concatenate([flat[:0], *parts])
         return gathered
 
