@@ -100,6 +100,11 @@ class Network:
         they have the sequence's, unless a width of the network is the same number. A tensor whose shape stays unknown
         is left out.
         """
+        return dict(self._axes)
+
+    @cached_property
+    def _axes(self) -> dict[str, Axes]:
+        """See `axes`; the trials are worth keeping."""
         shapes = [self.index]
         batch, sequence = self._token_dims
         if not (isinstance(batch, int) and isinstance(sequence, int)) and not self._named:
