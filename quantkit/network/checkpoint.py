@@ -49,7 +49,7 @@ def _shards(index: Path) -> list[str]:
             f"{index} is not an index of safetensors shards: {error}.", "Fetch the model again."
         ) from error
     for name in names:
-        if name != Path(name).name or "\\" in name:
+        if name != Path(name).name or name == ".." or "\\" in name:
             raise ModelError(f"{index} names the shard {name!r}, which is not a file of its own folder.")
     return names
 
