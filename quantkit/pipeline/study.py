@@ -231,7 +231,8 @@ def order_verdicts(rows: Sequence[Mapping[str, Any]], passes: Sequence[Pass], or
     """What order and batching do, in words, for as much as was tried."""
     verdicts = []
     orders = sum(p.what == ORDER for p in passes)
-    for key, cause in (("by_order", f"{orders} other orders of the batches"), ("by_batch", "another batch size")):
+    tried = "another order of the batches" if orders == 1 else f"{orders} other orders of the batches"
+    for key, cause in (("by_order", tried), ("by_batch", "another batch size")):
         found = [row for row in rows if row[key]]
         if not found:
             continue
