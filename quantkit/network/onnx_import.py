@@ -26,7 +26,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
 
 OPTIONAL = ("token_type_ids",)
 OUTPUT = "logits"
-MIN_OPSET, CONVERTED = 13, 17
+MIN_OPSET, CONVERTED, IR_VERSION = 13, 17, 8
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "QGemm")
 
 
@@ -46,7 +46,7 @@ def load_onnx(path: str | Path) -> Network:
     _check_operators(model, file)
     notes: list[str] = []
     model = _modern(model, notes)
-    _drop_listed_constants(model.graph)
+    _drop_listed_constants(model)
     _switch_dropout_off(model.graph, notes)
     inputs = _match_inputs(model, file)
     _name_dims(model)
@@ -112,12 +112,13 @@ def _modern(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     return converted
 
 
-def _drop_listed_constants(graph: onnx.GraphProto) -> None:
-    """Takes constants out of the list of inputs, where models older than IR version 4 had to list them."""
-    constants = {tensor.name for tensor in graph.initializer}
-    for i in reversed(range(len(graph.input))):
-        if graph.input[i].name in constants:
-            del graph.input[i]
+def _drop_listed_constants(model: onnx.ModelProto) -> None:
+    """Takes constants out of the list of inputs, where IR versions before 4 had to list them, and raises the version."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for i in reversed(range(len(model.graph.input))):
+        if model.graph.input[i].name in constants:
+            del model.graph.input[i]
+    model.ir_version = max(model.ir_version, IR_VERSION)
 
 
 def _switch_dropout_off(graph: onnx.GraphProto, notes: list[str]) -> None:
