@@ -14,6 +14,7 @@ BACKENDS: Registry[type[Backend]] = Registry(
     {
         "openvino": "quantkit.backends.openvino.backend:OpenVINOBackend",
         "onnxruntime": "quantkit.backends.ort.backend:OnnxRuntimeBackend",
+        "tensorrt": "quantkit.backends.trt.backend:TensorRTBackend",
     },
 )
 

@@ -10,21 +10,29 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from quantkit.backends.cpu import physical_cores
 from quantkit.backends.feeds import Symbols, checked_feed
-from quantkit.errors import BackendError, MissingDependencyError, UnknownNameError
+from quantkit.errors import BackendError, InputError, MissingDependencyError, UnknownNameError
 from quantkit.types import Array, FeedDict, TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+    from quantkit.tables.table import CalibrationTable
+
+ModelFiles = Callable[[], tuple[Path, Path | None]]
+"""Gives the model's folder or file, and the adapter's folder, when asked."""
+
+Precision = Literal["fp32", "fp16", "int8", "tf32", "int8+fp16", "int8+fp32"]
+ALL_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = ALL_PRECISIONS[:3]
+"""Those that every backend is asked for; the others are TensorRT's."""
 
 Self = TypeVar("Self", bound="CheckedRunner")
 
@@ -154,11 +162,44 @@ class Engine(CheckedRunner):
         self.float_ops = info.float_ops
         self.notes = info.notes
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What a record keeps of this kind of engine alone: JSON values, {} for most."""
+        return {}
+
 
 class Backend(ABC):
     """Compiles ONNX graphs for one inference library. Backends hold no state: one instance serves everybody."""
 
     name: ClassVar[str]
+    known: ClassVar[tuple[Precision, ...]] = PRECISIONS
+    """Precisions that the backend has a meaning for; a machine may still not support one."""
+    symmetric_only: ClassVar[bool] = False
+    """Whether quantized activations must be int8 around zero."""
+
+    @property
+    def places_int8(self) -> bool:
+        """Whether INT8 engines are compiled from the float32 graph and a table, not from a graph with Q/DQ pairs."""
+        return False
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether engines are compiled for changing shapes rather than for the run's batch and length."""
+        return False
+
+    def configured(self, options: Mapping[str, Any], files: ModelFiles) -> Backend:
+        """The backend with options of its own, as the user gave them.
+
+        Args:
+            options: name -> value; none for most backends.
+            files: where the model lies, for backends that read it themselves.
+
+        Raises:
+            InputError: it has no option of that name, or the value cannot be used.
+        """
+        for name in options:
+            raise InputError(f"The {self.name} backend has no option {name!r}.", "Leave it out, or choose tensorrt.")
+        return self
 
     @abstractmethod
     def available(self) -> str | None:
@@ -180,15 +221,26 @@ class Backend(ABC):
     def _compile(self, proto: ModelProto, precision: Precision, threads: int) -> Engine:
         """`compile` for arguments that were checked."""
 
+    def _compile_with_table(self, proto: ModelProto, precision: Precision, table: CalibrationTable) -> Engine:
+        """`compile` with a table, for arguments that were checked."""
+        raise BackendError(f"The {self.name} backend takes INT8 from Q/DQ pairs in the graph, not from a table.")
+
     @abstractmethod
     def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
         """`tap` for arguments that were checked."""
 
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions that the backend can be asked for."""
-        return tuple(p for p in PRECISIONS if self.unsupported(p) is None)
+        return tuple(p for p in self.known if self.unsupported(p) is None)
 
-    def compile(self, proto: ModelProto, precision: Precision, *, threads: int | None = None) -> Engine:
+    def compile(
+        self,
+        proto: ModelProto,
+        precision: Precision,
+        *,
+        threads: int | None = None,
+        table: CalibrationTable | None = None,
+    ) -> Engine:
         """An engine for the graph, which may have fixed or dynamic shapes.
 
         Args:
@@ -196,17 +248,20 @@ class Backend(ABC):
             precision: "fp32" (computed in float32, really), "fp16" (the half precision that the device computes) or
                 "int8" (Q/DQ pairs in INT8, the rest in float32).
             threads: CPU threads; all physical cores that this process may use when None.
+            table: scales, for backends that place INT8 themselves (`places_int8`).
 
         Raises:
             UnknownNameError: no such precision.
             MissingDependencyError: the backend is not installed.
             BackendError: the precision is not supported, or the graph cannot be compiled.
         """
-        if precision not in PRECISIONS:
-            raise UnknownNameError("precision", str(precision), PRECISIONS)
+        if precision not in self.known:
+            raise UnknownNameError(f"precision of {self.name}", str(precision), self.known)
         self.require()
         if reason := self.unsupported(precision):
             raise BackendError(reason, "Leave this precision out, or choose another backend.")
+        if table is not None:
+            return self._compile_with_table(proto, precision, table)
         return self._compile(proto, precision, thread_count(threads))
 
     def tap(self, proto: ModelProto, names: Sequence[str], *, threads: int | None = None) -> CheckedRunner:

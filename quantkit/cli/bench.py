@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes
 from quantkit.pipeline.settings import Settings
 
 
-@takes(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, "threads", "out")
+@takes(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE, "threads", "out")
 def bench(settings: Settings, output: Output) -> None:
     """Time each precision on the task's own sentences, engines in turn, without evaluating it."""
     from quantkit.cli.show import finish, watcher

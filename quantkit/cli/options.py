@@ -18,6 +18,7 @@ from quantkit.errors import InputError
 from quantkit.pipeline.settings import Settings
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
+TENSORRT = "TensorRT only"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
 METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
@@ -56,7 +57,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     ),
     "table": (Path, ("--table",), "Calibration table to use: quantkit's JSON or a TensorRT cache.", CALIBRATION),
     "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
-    "backend": (str, ("--backend",), "What runs the model: openvino or onnxruntime.", ENGINES),
+    "backend": (str, ("--backend",), "What runs the model: openvino, onnxruntime or tensorrt.", ENGINES),
     "precisions": (str, ("--precision", "-p"), "Engines: fp32, fp16, int8, with commas.", ENGINES),
     "placement": (
         str,
@@ -70,6 +71,15 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
         ENGINES,
     ),
+    "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
+    "ranges": (
+        str,
+        ("--ranges",),
+        "How INT8 is placed: qdq (pairs), cache or dynamic_range (TensorRT places).",
+        TENSORRT,
+    ),
+    "shapes": (str, ("--shapes",), "Dynamic shapes, min:opt:max, for example 1x8:16x64:32x128.", TENSORRT),
+    "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
 }
@@ -79,6 +89,8 @@ MODEL_AND_DATA = (
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric")
+ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
+"""Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +139,14 @@ def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
 def annotation(name: str) -> Any:
     """The annotated type that typer reads for a setting."""
     kind, flags, text, panel = OPTIONS[name]
-    if name in (*PARAMETERS, "out", "table"):
+    if name in (*PARAMETERS, *ENGINE, "out", "table"):
         kind = kind | None
     return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel)]
 
 
 def default(name: str) -> Any:
     """The default of a setting on the command line: the one of `Settings`, in the form that typer takes."""
-    if name in PARAMETERS:
+    if name in (*PARAMETERS, *ENGINE):
         return None
     if name == "methods":
         return "all"
@@ -147,12 +159,13 @@ def default(name: str) -> Any:
 
 def make_settings(values: dict[str, Any]) -> Settings:
     """Settings from the values of the options; parameters the user did not give stay the calibrator's own."""
-    chosen = {name: value for name, value in values.items() if name not in (*PARAMETERS, "methods")}
+    chosen = {name: value for name, value in values.items() if name not in (*PARAMETERS, *ENGINE, "methods")}
     given = {name: values[name] for name in PARAMETERS if values.get(name) is not None}
     if "precisions" in chosen:
         chosen["precisions"] = split_names(chosen["precisions"], "precision")
     if "methods" in values:
         chosen["methods"] = split_names(values["methods"], "method")
+    chosen["engine"] = {name: values[name] for name in ENGINE if values.get(name) is not None}
     if "text_columns" in chosen:
         chosen["text_columns"] = tuple(chosen["text_columns"] or ())
     return Settings(parameters=given, **chosen)

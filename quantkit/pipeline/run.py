@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.backends.base import Engine
+from quantkit.backends.base import Backend, Engine, Precision
 from quantkit.calibrate import make_calibrator
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
@@ -20,7 +20,7 @@ from quantkit.files import check_writable, write_bytes
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
 from quantkit.pipeline.calibration import Calibrated, calibrate
-from quantkit.pipeline.settings import Precision, Settings, threads_of
+from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Array, Watcher
@@ -46,6 +46,11 @@ class Trial:
     error: QuantkitError | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the engine is to have INT8 in it."""
+        return self.precision.startswith("int8")
+
 
 def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, latency: bool = True) -> Record:
     """The whole job; with --out the record is written after every stage, so that nothing computed is lost.
@@ -62,7 +67,7 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     workspace = Workspace(settings, watcher)
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
-    calibrated = calibrate(workspace) if "int8" in settings.precisions else None
+    calibrated = calibrate(workspace) if settings.wants_int8 else None
     trials = [Trial(precision) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)
@@ -88,11 +93,11 @@ def check_early(workspace: Workspace) -> None:
     """Raises what can be known before anything is computed: an error after minutes of work would cost the user them."""
     settings = workspace.settings
     make_calibrator(settings.method, **settings.parameters)
-    plan_of(settings)
+    plan_of(settings, workspace.backend)
     if settings.out is not None:
         check_writable(settings.out)
     single = settings.data and Path(settings.data).is_file()
-    if single and not settings.calib_data and settings.table is None and "int8" in settings.precisions:
+    if single and not settings.calib_data and settings.table is None and settings.wants_int8:
         raise InputError(
             f"{settings.data} is one file; calibrating on the rows that are evaluated would flatter INT8.",
             "Name other rows with --calib-data, or a table with --table.",
@@ -103,9 +108,9 @@ def check_early(workspace: Workspace) -> None:
         raise InputError(f"The model has {limit} positions; a sequence of {settings.seq_len} tokens does not fit.")
 
 
-def plan_of(settings: Settings) -> PrecisionPlan:
-    """Which tensors become INT8; UnknownNameError when there is no such placement."""
-    return PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
+    """Which tensors become INT8, on a grid that the backend has; UnknownNameError when there is no such placement."""
+    return PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric or backend.symmetric_only)
 
 
 def evaluation_batches(workspace: Workspace) -> TokenBatches:
@@ -122,21 +127,30 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
         for done, trial in enumerate(trials):
             try:
                 proto = graph_for(workspace, trial, calibrated)
-                trial.engine = workspace.backend.compile(proto, trial.precision, threads=threads_of(settings))
+                own = calibrated is not None and trial.quantized and workspace.backend.places_int8
+                trial.engine = workspace.backend.compile(
+                    proto,
+                    trial.precision,
+                    threads=threads_of(settings),
+                    table=calibrated.table if calibrated and own else None,
+                )
             except QuantkitError as error:
                 trial.error = error
             progress(done + 1, len(trials))
 
 
 def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None) -> ModelProto:
-    """The ONNX graph of a precision with fixed shapes; the INT8 one is also written, with free shapes, into --out."""
+    """The ONNX graph of a precision, with fixed shapes where the backend wants them.
+
+    The INT8 one is also written, with free shapes, into --out.
+    """
     settings, network = workspace.settings, workspace.network
-    fixed = network.fixed(settings.batch, settings.seq_len)
-    if trial.precision != "int8":
+    fixed = network.proto if workspace.backend.dynamic else network.fixed(settings.batch, settings.seq_len)
+    if not trial.quantized or workspace.backend.places_int8:
         return fixed
     if calibrated is None:
         raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
-    plan = plan_of(settings)
+    plan = plan_of(settings, workspace.backend)
     placed = insert_qdq(fixed, calibrated.table, plan)
     trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
     if settings.out is not None:
@@ -197,7 +211,7 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
         compute=engine.compute,
         size_bytes=engine.size_bytes,
         model_file=trial.model_file,
-        int8_ops=engine.int8_ops if trial.precision == "int8" else None,
+        int8_ops=engine.int8_ops if trial.quantized else None,
         notes=(*engine.notes, *trial.notes),
     )
     if trial.result is not None:
@@ -238,7 +252,7 @@ def save(
             "batch": settings.batch,
         },
         "calibration": calibrated.record if calibrated else None,
-        "engines": [row.as_json() for row in rows],
+        "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)
     record = Record(data)
@@ -247,10 +261,16 @@ def save(
     return record
 
 
+def details_of(trial: Trial) -> dict[str, Any]:
+    """What only this kind of engine tells: {"details": ...}, or nothing."""
+    details = trial.engine.details if trial.engine is not None else {}
+    return {"details": details} if details else {}
+
+
 def verdict(rows: Sequence[EngineRow]) -> list[str]:
     """What the user should read first, in words."""
     lines = [f"{row.precision} failed: {row.reason}" for row in rows if row.status != "ok"]
-    int8 = next((row for row in rows if row.precision == "int8" and row.status == "ok"), None)
+    int8 = next((row for row in rows if row.precision.startswith("int8") and row.status == "ok"), None)
     fp32 = next((row for row in rows if row.precision == "fp32" and row.status == "ok"), None)
     if int8 is not None and not int8.int8_ops:
         lines.insert(0, "The INT8 engine computes nothing in INT8: its accuracy and speed are those of a float engine.")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from quantkit.backends.base import ALL_PRECISIONS, PRECISIONS, Precision
 from quantkit.errors import InputError, UnknownNameError
 from quantkit.report.record import available_cores
 
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEFAULT_METHOD = "mse"
 DEFAULT_PLACEMENT = "gemm"
 LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "limit": 0, "seed": 0, "threads": 0}
@@ -36,7 +35,7 @@ class Settings:
         method: the calibrator that INT8 uses.
         methods: the calibrators whose tables `calibrate` writes; ("all",) is every one.
         parameters: the calibrator's parameters by TensorRT's names (`quantile`, `regression_cutoff`, ...).
-        precisions: which engines to build, of "fp32", "fp16", "int8".
+        precisions: which engines to build: "fp32", "fp16", "int8"; tensorrt also has "tf32", "int8+fp16", "int8+fp32".
         calib_samples: sentences to calibrate with.
         batch: sequences a batch.
         seq_len: tokens a sequence, padding included.
@@ -50,6 +49,7 @@ class Settings:
         table: a calibration table to use instead of calibrating; None means calibrate or reuse.
         force: use `table` even when its provenance does not fit.
         out: folder for results; None writes none.
+        engine: options of the backend alone, by name; see its `configured`.
 
     Raises:
         InputError: a value is out of its range.
@@ -82,12 +82,13 @@ class Settings:
     table: Path | None = None
     force: bool = False
     out: Path | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := [precision for precision in self.precisions if precision not in PRECISIONS]:
-            raise UnknownNameError("precision", unknown[0], PRECISIONS)
+        if unknown := [precision for precision in self.precisions if precision not in ALL_PRECISIONS]:
+            raise UnknownNameError("precision", unknown[0], ALL_PRECISIONS)
         if not self.precisions:
-            raise InputError("No precision was given.", f"Choose from {', '.join(PRECISIONS)}.")
+            raise InputError("No precision was given.", f"Choose from {', '.join(ALL_PRECISIONS)}.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -104,6 +105,11 @@ class Settings:
         return self.task or DEMO_TASK
 
     @property
+    def wants_int8(self) -> bool:
+        """Whether an INT8 engine is among the precisions."""
+        return any(precision.startswith("int8") for precision in self.precisions)
+
+    @property
     def range_mode(self) -> Literal["tensorrt", "pow2"]:
         """Rule of the histograms' range: "tensorrt" or "pow2"."""
         return "pow2" if self.order_free else "tensorrt"
@@ -115,6 +121,7 @@ class Settings:
             "table": str(self.table or ""),
             "out": str(self.out or ""),
             "parameters": dict(self.parameters),
+            "engine": dict(self.engine),
         }
 
 

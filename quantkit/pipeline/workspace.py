@@ -40,10 +40,10 @@ class Workspace:
 
     @cached_property
     def backend(self) -> Backend:
-        """The backend; MissingDependencyError when it is not installed."""
+        """The backend with its own options; MissingDependencyError when it is not installed."""
         backend = get_backend(self.settings.backend)
         backend.require()
-        return backend
+        return backend.configured(self.settings.engine, lambda: (self.model_path, self.adapter_path))
 
     @property
     def is_demo(self) -> bool:

@@ -12,13 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.backends.base import Backend, CheckedRunner, Engine, EngineInfo, Precision, serialized
+from quantkit.backends.base import (
+    ALL_PRECISIONS,
+    Backend,
+    CheckedRunner,
+    Engine,
+    EngineInfo,
+    ModelFiles,
+    Precision,
+    serialized,
+)
 from quantkit.backends.feeds import FLOAT, graph_inputs
 from quantkit.backends.trt import plans, runtime
 from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE, TIMING
-from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome, ShapeRange, Source
+from quantkit.backends.trt.options import (
+    WAYS_IN,
+    BuildOptions,
+    CalibratorOptions,
+    Job,
+    Outcome,
+    ShapeRange,
+    Source,
+)
 from quantkit.backends.trt.rules import Rules
-from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError
+from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError, UnknownNameError
 from quantkit.files import cache_dir, sha256_array, write_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +47,7 @@ if TYPE_CHECKING:
     from quantkit.types import Array, BatchSource
 
 ONNX = "model.onnx"
+TABLE_RANGES = ("qdq", "cache", "dynamic_range")
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,9 @@ class TensorRTBackend(Backend):
     "int8" allows float16 for what is not INT8, as "int8+fp16" does; "int8+fp32" does not. "fp32" is without TF32.
 
     Args:
+        network, ranges: see `BuildOptions`; what `compile` uses.
+        model, adapter: folders that the network API reads; "" for none.
+        head: "classifier" or "masked-lm", for the network API.
         profiles: ranges of shapes for graphs with dynamic shapes.
         workspace_mb, level: see `BuildOptions`.
         graphs: run engines through CUDA graphs.
@@ -67,7 +88,14 @@ class TensorRTBackend(Backend):
     """
 
     name = "tensorrt"
+    known = ALL_PRECISIONS
+    symmetric_only = True
 
+    network: str = "onnx"
+    ranges: str = "qdq"
+    model: str = ""
+    adapter: str = ""
+    head: str = "classifier"
     profiles: tuple[ShapeRange, ...] = ()
     workspace_mb: int = 4096
     level: int = 3
@@ -75,6 +103,39 @@ class TensorRTBackend(Backend):
     reuse: bool = True
     timeout_s: float | None = None
     audit: bool = True
+
+    @property
+    def places_int8(self) -> bool:
+        """Whether INT8 is placed by TensorRT itself, from a table."""
+        return self.ranges != "qdq"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether shapes may change: when a range of them was given."""
+        return bool(self.profiles)
+
+    def configured(self, options: Mapping[str, Any], files: ModelFiles) -> TensorRTBackend:
+        """The backend with "network", "ranges", "shapes" and "cuda_graphs"; see `Backend.configured`."""
+        given = dict(options)
+        changes: dict[str, Any] = {}
+        if (shapes := given.pop("shapes", None)) is not None:
+            changes["profiles"] = tuple(ShapeRange.parse(part) for part in str(shapes).split(","))
+        if (graphs := given.pop("cuda_graphs", None)) is not None:
+            changes["graphs"] = bool(graphs)
+        network = str(given.pop("network", self.network))
+        if network not in WAYS_IN:
+            raise UnknownNameError("way to a network", network, WAYS_IN)
+        ranges = str(given.pop("ranges", "cache" if network == "api" else self.ranges))
+        if ranges not in TABLE_RANGES:
+            raise UnknownNameError("way to INT8 ranges", ranges, TABLE_RANGES)
+        for name in given:
+            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges and shapes.")
+        if network == "api":
+            model, adapter = files()
+            if not model.is_dir():
+                raise InputError(f"The network API needs a model folder; {model} is a file.", "Use --network onnx.")
+            changes |= {"model": str(model), "adapter": str(adapter or "")}
+        return replace(self, network=network, ranges=ranges, **changes)
 
     def available(self) -> str | None:
         """None, or what is missing: a package, the driver, a GPU that this TensorRT knows."""
@@ -86,8 +147,8 @@ class TensorRTBackend(Backend):
             return str(error)
 
     def unsupported(self, precision: Precision) -> str | None:
-        """What the capability table says against a precision."""
-        return runtime.table().refusal(precision)
+        """What the capability table says against a precision; without TensorRT, that it is missing."""
+        return self.available() or runtime.table().refusal(precision)
 
     def describe(self) -> dict[str, Any]:
         """Version, GPU, precisions, and the capability table row by row."""
@@ -200,19 +261,33 @@ class TensorRTBackend(Backend):
         """Build options with this backend's memory, level and profiles."""
         return BuildOptions(precision, network, ranges, self.profiles, workspace_mb=self.workspace_mb, level=self.level)
 
+    def source_for(self, proto: ModelProto) -> ModelProto | Source:
+        """What a build starts from: the graph, or for the network API the model folder with the graph's shapes."""
+        if self.network == "onnx":
+            return proto
+        dims = graph_inputs(proto)[0].type.tensor_type.shape.dim
+        batch, seq_len = (int(d.dim_value) if d.HasField("dim_value") else 0 for d in dims)
+        return Source("", self.model, self.adapter, self.head, batch, seq_len)
+
     def _compile(self, proto: ModelProto, precision: Precision, threads: int) -> Engine:
         quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
-        if precision.startswith("int8") and not quantized:
+        if not precision.startswith("int8"):
+            return self.build(self.source_for(proto), self.options_for(precision, network=self.network))
+        if not quantized or self.network == "api":
             raise BackendError(
-                "The graph has no Q/DQ pairs, so nothing of it would be INT8.",
-                "Insert them, or build with a table (ranges cache or dynamic_range).",
+                "There are no Q/DQ pairs and no table, so nothing would be INT8.",
+                "Insert pairs, or give a table for ranges cache or dynamic_range.",
             )
-        return self.build(proto, self.options_for(precision, ranges="qdq" if precision.startswith("int8") else ""))
+        return self.build(proto, self.options_for(precision, ranges="qdq"))
+
+    def _compile_with_table(self, proto: ModelProto, precision: Precision, table: CalibrationTable) -> Engine:
+        ranges = self.ranges if self.ranges != "qdq" else "cache"
+        options = self.options_for(precision, ranges=ranges, network=self.network)
+        return self.build(self.source_for(proto), options, table)
 
     def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
-        return replace(self, audit=False, graphs=False, reuse=False).build(
-            with_outputs(proto, names), self.options_for("fp32")
-        )
+        plain = replace(self, audit=False, graphs=False, reuse=False)
+        return plain.build(with_outputs(proto, names), plain.options_for("fp32"))
 
     def _prepare(self, source: ModelProto | Source, options: BuildOptions, table: CalibrationTable | None) -> Prepared:
         """What the build needs, and the key under which its plan is kept."""
