@@ -113,7 +113,7 @@ def _modern(model: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
 
 
 def _drop_listed_constants(model: onnx.ModelProto) -> None:
-    """Takes constants out of the list of inputs, where IR versions before 4 had to list them, and raises the version."""
+    """Takes constants out of the list of inputs, where IR versions before 4 listed them; raises the version."""
     constants = {tensor.name for tensor in model.graph.initializer}
     for i in reversed(range(len(model.graph.input))):
         if model.graph.input[i].name in constants:

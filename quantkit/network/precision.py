@@ -69,8 +69,8 @@ class Grid:
 
     @property
     def usable(self) -> bool:
-        """Whether the scale is a positive finite number."""
-        return bool(np.isfinite(self.scale) and self.scale > 0)
+        """Whether the scale is finite and a normal positive number; kernels multiply by its reciprocal."""
+        return bool(np.isfinite(self.scale) and self.scale >= np.finfo(np.float32).tiny)
 
     @property
     def zero_point_array(self) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:

@@ -6,6 +6,11 @@ two feed-forward products. With residuals, the two Adds read the pair of their i
 product stays float, because its dequantization is the product's own epilogue. With attention products, query, key and
 value are quantized as well, and the probabilities with the fixed range [0, 1]: it is known, and a calibrated one would
 only clip the few values that matter.
+
+The form was checked in the kernels that OpenVINO 2026.4 executes on a CPU, and loads in onnxruntime: an int8 constant
+with a DequantizeLinear along the outputs at a MatMul's second input, a pair at its first, makes an INT8 FullyConnected
+with the bias, the factor on the query, the GELU and the next tensor's QuantizeLinear fused into it. Activations may be
+uint8 with a zero point there (it is folded into the output), but not in a product of two activations.
 """
 
 from __future__ import annotations
