@@ -84,6 +84,7 @@ def test_a_value_on_the_edge_does_not_depend_on_when_the_range_grew():
 
 
 @given(arrays(), st.data())
+@settings(deadline=None)
 def test_pow2_depends_neither_on_batches_nor_on_order(values: np.ndarray, data: st.DataObject):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
     order = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(values))
@@ -91,6 +92,7 @@ def test_pow2_depends_neither_on_batches_nor_on_order(values: np.ndarray, data: 
 
 
 @given(arrays(), arrays(), arrays())
+@settings(deadline=None)
 def test_pow2_merge_is_exact_commutative_and_associative(a: np.ndarray, b: np.ndarray, c: np.ndarray):
     x, y, z = pow2(a), pow2(b), pow2(c)
     assert x.merge(y) == y.merge(x) == pow2(a, b)
@@ -99,6 +101,7 @@ def test_pow2_merge_is_exact_commutative_and_associative(a: np.ndarray, b: np.nd
 
 
 @given(arrays(), st.sampled_from(["tensorrt", "pow2"]), st.sampled_from([None, -1.0, MASK_LOGITS]))
+@settings(deadline=None)
 def test_every_value_is_counted_once(values: np.ndarray, mode: str, mask: float | None):
     h = Histogram.empty(mode, mask).updated(values)
     assert h.total + h.nan_count + h.inf_count + h.masked_count == values.size
@@ -114,6 +117,7 @@ MODERATE = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(-(2.0**
 
 
 @given(MODERATE, st.integers(-20, 20), st.sampled_from(["tensorrt", "pow2"]))
+@settings(deadline=None)
 def test_a_power_of_two_scales_the_range_and_leaves_the_counts(values: np.ndarray, k: int, mode: str):
     values = np.where(np.abs(values) < 2.0**-60, np.float32(0), values)  # so that nothing becomes subnormal
     one, scaled = (Histogram.empty(mode).updated(x) for x in (values, np.ldexp(values, k).astype(np.float32)))
@@ -208,6 +212,7 @@ def test_impossible_histograms_are_refused():
 
 
 @given(FINITE, FINITE)
+@settings(deadline=None)
 def test_keys_order_as_the_numbers_do(a: float, b: float):
     assert value_of(key_of(a)) == a
     assert (key_of(a + 0.0) < key_of(b + 0.0)) == (a < b)
@@ -215,7 +220,7 @@ def test_keys_order_as_the_numbers_do(a: float, b: float):
 
 
 @given(st.integers(0, 14), hnp.arrays(np.int64, NUM_BINS + 1, elements=st.integers(0, 9)))
-@settings(max_examples=25)
+@settings(deadline=None, max_examples=25)
 def test_widening_is_halving_the_slot_numbers(doublings: int, slots: np.ndarray):
     expected = np.bincount(np.arange(NUM_BINS + 1) >> doublings, weights=slots, minlength=NUM_BINS + 1)
     assert np.array_equal(widened(slots, 1.5, 1.5 * 2.0**doublings), expected)

@@ -241,6 +241,7 @@ def test_a_line_feed_in_a_name_cannot_be_written():
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_noise_is_no_tensorrt_cache(noise: bytes):
     if noise:
         with pytest.raises(TableError):
