@@ -27,10 +27,10 @@ def show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     machine = facts["machine"]
-    console.print(f"{machine['cpu']}, {machine['cores']} cores; {machine['system']}", markup=False)
-    console.print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()), markup=False)
+    console.print(f"{machine['cpu']}, {machine['cores']} cores; {machine['system']}")
+    console.print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("backend", "precisions"):
         table.add_column(title, no_wrap=True)
@@ -39,5 +39,5 @@ def show(facts: dict[str, Any]) -> None:
         table.add_row(row["name"], ", ".join(row["precisions"]) or "none", row["says"])
     console.print(table)
     for row in facts["demo"]:
-        console.print(row, markup=False)
-    console.print(f"cache: {facts['cache']}", markup=False, soft_wrap=True)
+        console.print(row)
+    console.print(f"cache: {facts['cache']}", soft_wrap=True)

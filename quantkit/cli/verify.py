@@ -53,6 +53,6 @@ def show(rows: list[Any], counts: dict[str, int]) -> None:
         ours = "-" if row.ours is None else f"{float(row.ours):.7g}"
         apart = f"{row.bins:+.2f} bins" if row.verdict == "differs" else row.verdict
         table.add_row(row.name, f"{float(row.theirs):.7g}", ours, apart)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(", ".join(f"{count} {word}" for word, count in counts.items() if count))

@@ -17,7 +17,7 @@ class TerminalWatcher:
     """Draws one bar a stage, with the remaining time, on standard error; a line a stage where that is no terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[ProgressCallback]:
@@ -34,7 +34,7 @@ class TerminalWatcher:
 
     def say(self, message: str) -> None:
         """One line."""
-        self._console.print(message, markup=False)
+        self._console.print(message)
 
 
 class SilentWatcher:
@@ -70,30 +70,28 @@ def record_table(record: Mapping[str, Any]) -> Table:
 
 def show_record(record: Mapping[str, Any]) -> None:
     """Prints a record on standard output: task, calibration, engines, verdict."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     task, calibration = record["task"], record["calibration"]
-    console.print(
-        f"{record['model']['name']} on {task['name']} ({task['split']}, {task['examples']} rows)", markup=False
-    )
+    console.print(f"{record['model']['name']} on {task['name']} ({task['split']}, {task['examples']} rows)")
     if calibration:
         how = "reused" if calibration["reused"] else f"{calibration['seconds']:.1f} s"
         samples = f"{calibration['samples']} sentences, " if calibration["samples"] else ""
         ranges = f"{calibration['method']} ranges of {calibration['tensors']} tensors"
-        console.print(f"calibration: {ranges} ({samples}{how}), {calibration['table']}", markup=False, soft_wrap=True)
+        console.print(f"calibration: {ranges} ({samples}{how}), {calibration['table']}", soft_wrap=True)
     console.print(record_table(record))
     for line in record.get("verdict", ()):
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def show_calibration(summary: Mapping[str, Any]) -> None:
     """Prints what `quantkit calibrate` wrote."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if "from" in summary:
         how = f"from {len(summary['from'])} files, merged" if len(summary["from"]) > 1 else "not collected again"
     else:
         how = "from the cache" if summary["reused"] else f"collected in {summary['seconds']:.1f} s"
     samples = f"{'unknown number of' if summary['samples'] is None else summary['samples']} sentences"
-    console.print(f"{samples}, {how}; histograms in {summary['histograms']}", markup=False, soft_wrap=True)
+    console.print(f"{samples}, {how}; histograms in {summary['histograms']}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("method", "tensors", "ms"):
         table.add_column(title, justify="left" if title == "method" else "right")
@@ -105,9 +103,9 @@ def show_calibration(summary: Mapping[str, Any]) -> None:
 
 def show_study(result: Mapping[str, Any]) -> None:
     """Prints how far ranges lie from those of the whole sample, and from those of other orders; fits 80 columns."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     whole = result["provenance"]["samples"]
-    console.print(f"ranges of {result['tensors']} tensors against those of all {whole} sentences, in %", markup=False)
+    console.print(f"ranges of {result['tensors']} tensors against those of all {whole} sentences, in %")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("method", "sentences", "median", f"{result['quantile']:g}th", "worst"):
         table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
@@ -120,7 +118,7 @@ def show_study(result: Mapping[str, Any]) -> None:
             table.add_row("" if i else row["method"], name, *shares, part["tensor"], end_section=i == len(parts) - 1)
     console.print(table)
     for line in result["verdict"]:
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def percent_text(share: float) -> str:

@@ -47,3 +47,14 @@ def test_what_is_no_record_is_refused(tmp_path, text):
 def test_no_record_at_all(tmp_path):
     with pytest.raises(StorageError):
         load_record(tmp_path / "r.json")
+
+
+def test_brackets_in_names_survive(capsys):
+    from quantkit.report.terminal import show_record
+
+    row = EngineRow("int8", "openvino", status="failed", reason="pip install 'quantkit[onnxruntime]'")
+    task = {"name": "sst2", "split": "eval", "examples": 3}
+    show_record({"model": {"name": "m[1]"}, "task": task, "calibration": None, "engines": [row.as_json()]})
+    out = capsys.readouterr().out
+    assert "m[1]" in out
+    assert "[onnxruntime]" in out
