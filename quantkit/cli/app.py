@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ for name, command in (
     ("bench", bench.bench),
     ("verify", verify.verify),
     ("export", export.export),
+    ("audit", audit.audit),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)

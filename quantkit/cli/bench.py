@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from typing import Annotated, Any
+
+import typer
+
+from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, TENSORRT, Output, takes
+from quantkit.errors import InputError
 from quantkit.pipeline.settings import Settings
 
 
-@takes(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE, "threads", "out")
+def _option(kind: Any, flag: str, text: str) -> tuple[Any, None]:
+    """An option of TensorRT's timing; None when it is not given."""
+    return Annotated[kind | None, typer.Option(flag, help=text, rich_help_panel=TENSORRT)], None
+
+
+TIMING = {
+    "warmup_ms": _option(float, "--warmup", "Milliseconds that each engine runs before anything counts (200)."),
+    "iterations": _option(int, "--iterations", "Least number of timed inferences (10)."),
+    "duration_s": _option(float, "--duration", "Least time of measuring, in seconds (3)."),
+}
+
+
+@takes(
+    *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE, "threads", "out"),
+    **TIMING,
+)
 def bench(settings: Settings, output: Output) -> None:
-    """Time each precision on the task's own sentences, engines in turn, without evaluating it."""
+    """Time each precision on the task's own sentences, engines in turn, without evaluating it.
+
+    TensorRT engines are timed by phases: host, copies to and from the device, GPU compute, enqueue.
+    """
     from quantkit.cli.show import finish, watcher
+
+    given = {name: value for name, value in output.extra.items() if value is not None}
+    if settings.backend == "tensorrt":
+        from quantkit.backends.trt.timing import TimingOptions
+        from quantkit.pipeline.tensorrt.bench import bench_phases
+
+        record = bench_phases(settings, TimingOptions(**given), watcher(output))
+        finish(record, output)
+        if not output.json:
+            show_phases(record)
+        return
+    if given:
+        raise InputError("Warm-up, iterations and duration are options of --backend tensorrt.", "Leave them out.")
     from quantkit.pipeline.run import run_settings
 
-    record = run_settings(settings, watcher(output), metrics=False)
-    finish(record.data, output)
+    finish(run_settings(settings, watcher(output), metrics=False).data, output)
+
+
+def show_phases(record: dict[str, Any]) -> None:
+    """Prints the phases of every engine: median milliseconds, and the ratio to the first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = ("host", "h2d", "compute", "d2h", "enqueue")
+    for title in ("engine", *names, "qps", "ratio"):
+        table.add_column(title, justify="left" if title == "engine" else "right", no_wrap=True)
+    for row in record["engines"]:
+        if phases := row.get("phases"):
+            medians = [f"{phases[f'{name}_ms']['median']:.3f}" for name in names]
+            ratio = f"{row['ratio']['compute']:.2f}x"
+            table.add_row(row["precision"], *medians, f"{phases['throughput_qps']:.0f}", ratio)
+    Console(highlight=False).print(table)

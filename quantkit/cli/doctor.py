@@ -22,6 +22,12 @@ def doctor(
     show(facts)
 
 
+def show_capabilities(console: Any, name: str, rows: Any) -> None:
+    """Prints a backend's capability table, where it has one."""
+    for row in rows:
+        console.print(f"{name} {row['name']}: {'yes' if row['possible'] else 'no'}. {row['says']}", markup=False)
+
+
 def show(facts: dict[str, Any]) -> None:
     """Prints the facts in one screen."""
     from rich.console import Console
@@ -38,6 +44,8 @@ def show(facts: dict[str, Any]) -> None:
     for row in facts["backends"]:
         table.add_row(row["name"], ", ".join(row["precisions"]) or "none", row["says"])
     console.print(table)
+    for row in facts["backends"]:
+        show_capabilities(console, row["name"], (row["facts"] or {}).get("table", ()))
     for row in facts["demo"]:
         console.print(row)
     console.print(f"cache: {facts['cache']}", soft_wrap=True)

@@ -118,15 +118,16 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
     flags = version < WITHOUT_IMPLICIT
     int8 = _int8(version, gpu)
     half = _half(version, gpu)
-    both = int8 if not int8.possible else half
+    both = int8.possible and half.possible
+    both_says = f"{int8.says} {half.says}" if both else half.says if int8.possible else int8.says
     rows = [
         _row("version", known, f"TensorRT {version}.", f"TensorRT {version} is older than {OLDEST}, the first usable."),
         _gpu(version, gpu),
         _row("fp32", True, "Float32, with TF32 switched off.", ""),
         _tf32(gpu),
         half,
-        Capability("int8", both.possible, both.says),
-        Capability("int8+fp16", both.possible, both.says),
+        Capability("int8", both, both_says),
+        Capability("int8+fp16", both, both_says),
         Capability("int8+fp32", int8.possible, int8.says),
         _row("qdq", True, "Q/DQ pairs in the graph.", ""),
         *_implicit(version),

@@ -1,0 +1,1 @@
+"""A stand-in for PyCUDA: host memory plays the device's. Only what quantkit uses, under the real names."""

@@ -1,0 +1,117 @@
+"""Computes a network: layer by layer in NumPy, or an ONNX graph with the reference evaluator."""
+
+import base64
+
+import numpy as np
+
+_BINARY = {"SUM": np.add, "SUB": np.subtract, "PROD": np.multiply, "DIV": np.divide}
+
+
+def freeze(network):
+    """The network as JSON values."""
+    io = {
+        "inputs": [[t.name, list(t.shape), t.dtype.name] for t in network._inputs],
+        "outputs": [[t.name, list(t.shape), t.dtype.name] for t in network._outputs],
+    }
+    if network._onnx is not None:
+        return {**io, "onnx": base64.b64encode(network._onnx).decode()}
+    order = {id(t): t.name for t in network._inputs}
+    layers = []
+    for number, layer in enumerate(network._layers):
+        key = f"#{number}"
+        order[id(layer.get_output(0))] = key
+        extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in layer._extra.items()}
+        kinds = {k: str(v.dtype) for k, v in layer._extra.items() if isinstance(v, np.ndarray)}
+        inputs = [None if t is None else order[id(t)] for t in layer._inputs]
+        name = layer.get_output(0).name
+        layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds])
+    return {**io, "layers": layers}
+
+
+def compute(frozen, feed, names=()):
+    """Outputs, and with `names` those intermediate tensors, for a feed."""
+    if "onnx" in frozen:
+        return _onnx(frozen, feed, names)
+    found = dict(feed)
+    byname = dict(feed)
+    for kind, key, name, inputs, shape, extra, kinds in frozen["layers"]:
+        extra = {k: np.array(v, kinds[k]) if k in kinds else v for k, v in extra.items()}
+        given = [None if i is None else found[i] for i in inputs]
+        found[key] = byname[name] = _layer(kind, given, shape, extra)
+    wanted = [*(n for n, _, _ in frozen["outputs"]), *names]
+    return {n: byname[n] for n in wanted}
+
+
+def _onnx(frozen, feed, names):
+    import onnx
+    import onnxruntime
+
+    model = onnx.load_model_from_string(base64.b64decode(frozen["onnx"]))
+    have = {v.name for v in model.graph.output}
+    types = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    for name in names:
+        if name not in have:
+            model.graph.output.append(types.get(name) or onnx.helper.make_tensor_value_info(name, 1, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    typed = {i.name: feed[i.name].astype(kinds.get(i.type, np.float32)) for i in session.get_inputs()}
+    wanted = [*(n for n, _, _ in frozen["outputs"]), *(n for n in names if n not in have)]
+    return dict(zip(wanted, session.run(wanted, typed), strict=True))
+
+
+def _layer(kind, given, shape, extra):
+    x = given[0] if given else None
+    if kind == "CONSTANT":
+        return extra["value"]
+    if kind == "CAST":
+        return x.astype(np.float32)
+    if kind == "GATHER":
+        return np.take(x, given[1], axis=extra["axis"])
+    if kind == "SHAPE":
+        return np.array(x.shape, np.int32)
+    if kind == "CONCATENATION":
+        return np.concatenate(given)
+    if kind == "SLICE":
+        sizes = [int(n) for n in given[2]] if len(given) > 2 else shape
+        spans = zip(extra["start"], sizes, strict=True)
+        return x[tuple(slice(s, s + n) for s, n in spans)]
+    if kind == "MATRIX_MULTIPLY":
+        return np.matmul(x, given[1])
+    if kind == "ELEMENTWISE":
+        return _BINARY[extra["op"]](x, given[1])
+    if kind == "UNARY":
+        from scipy.special import erf
+
+        return {"ERF": erf, "SQRT": np.sqrt}[extra["op"]](x).astype(np.float32)
+    if kind == "ACTIVATION":
+        return np.tanh(x) if extra["op"] == "TANH" else np.maximum(x, 0)
+    if kind in ("REDUCE", "SOFTMAX", "NORMALIZATION"):
+        return _along(kind, given, extra, tuple(i for i in range(x.ndim) if extra["axes"] >> i & 1))
+    if kind == "SHUFFLE":
+        return _shuffle(x, extra)
+    if kind == "FULLY_CONNECTED":
+        return (x.reshape(*x.shape[:-3], -1) @ extra["value"].T)[..., None, None]
+    if kind == "CONVOLUTION":
+        return np.einsum("bchw,oc->bohw", x, extra["value"])
+    raise ValueError(kind)
+
+
+def _along(kind, given, extra, axes):
+    x = given[0]
+    if kind == "REDUCE":
+        return x.mean(axes, keepdims=True)
+    if kind == "SOFTMAX":
+        e = np.exp(x - x.max(axes, keepdims=True))
+        return e / e.sum(axes, keepdims=True)
+    centred = x - x.mean(axes, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + extra["epsilon"]) * given[1] + given[2]
+
+
+def _shuffle(x, extra):
+    if extra.get("first"):
+        x = x.transpose(extra["first"])
+    if extra.get("shape") is not None:
+        x = x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(extra["shape"])])
+    return x.transpose(extra["second"]) if extra.get("second") else x
