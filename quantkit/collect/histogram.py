@@ -218,8 +218,11 @@ class Histogram:
         return replace(self, counts=counts, edge_count=edge, **changes)
 
 
-LOW, HIGH, ZEROS, NANS, INFS, MASKED, NEEDED = range(7)
-"""Places in the kernel's statistics: least and greatest key, counts by kind, and the key a wider range must hold."""
+LOW, HIGH, ZEROS, NEEDED = range(4)
+"""Places in the kernel's statistics: least and greatest key, zeros, and the key that a wider range must hold."""
+SLOTS = NUM_BINS + 1
+NAN_SLOT, INF_SLOT, MASKED_SLOT = range(SLOTS, SLOTS + 3)
+"""Places after the slots of finite values, where the kernel counts the others."""
 
 
 class HistogramAccumulator:
@@ -252,10 +255,10 @@ class HistogramAccumulator:
     def _restore(self, histogram: Histogram) -> None:
         """Takes over what a histogram has counted."""
         h = self._start = histogram
-        self._slots, self._upper = h.slots(), h.upper
+        self._slots = np.append(h.slots(), [h.nan_count, h.inf_count, h.masked_count])
+        self._upper = h.upper
         low, high = (key_of(h.minimum), key_of(h.maximum)) if h.total else (MAX_KEY + 1, -MAX_KEY - 2)
-        kinds = (h.zero_count, h.nan_count, h.inf_count, h.masked_count)
-        self._statistics = np.array([low, high, *kinds, 0], np.int64)
+        self._statistics = np.array([low, high, h.zero_count, 0], np.int64)
         self._floor = -1 - MAX_KEY if h.mask_logits is None else key_of(h.mask_logits) + 1
 
     def update(self, array: npt.NDArray[Any], runs: Runs | None = None) -> None:
@@ -293,7 +296,7 @@ class HistogramAccumulator:
             self._statistics,
         ):
             wider = fitting_range(mode, self._upper, value_of(int(self._statistics[NEEDED])))
-            self._slots, self._upper = widened(self._slots, self._upper, wider), wider
+            self._slots[:SLOTS], self._upper = widened(self._slots[:SLOTS], self._upper, wider), wider
         if mode == "tensorrt":
             self._slots[NUM_BINS - 1] += self._slots[NUM_BINS]
             self._slots[NUM_BINS] = 0
@@ -311,10 +314,11 @@ class HistogramAccumulator:
 
     def snapshot(self) -> Histogram:
         """What has been counted so far, immutable."""
-        low, high, zeros, nans, infs, masked, _ = self._statistics.tolist()
-        minimum, maximum = (value_of(low), value_of(high)) if self._slots.any() else (0.0, 0.0)
+        low, high, zeros, _ = self._statistics.tolist()
+        slots, (nans, infs, masked) = self._slots[:SLOTS], self._slots[SLOTS:].tolist()
+        minimum, maximum = (value_of(low), value_of(high)) if slots.any() else (0.0, 0.0)
         return self._start.from_slots(
-            self._slots,
+            slots,
             upper=self._upper,
             amax=max(maximum, -minimum),
             minimum=minimum,

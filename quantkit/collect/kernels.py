@@ -4,7 +4,7 @@ It counts exactly what `Histogram.updated` counts. What makes it fast:
 
 - The memory is read once, in blocks of 512 elements. A vectorised loop looks at the bits of each element as an int32
   and keeps their least and greatest key (see binning.py), which say all about extremes, NaN, infinities and the range
-  at once; the same loop writes the 16-bit slot numbers. A block with anything unusual in it is redone the slow way.
+  at once; the same loop writes the 16-bit slot numbers. Only a block with something unusual in it is looked at closer.
 - The range is taken to be wide enough. When a block proves otherwise the kernel stops in front of it, the caller
   doubles the range, and it goes on there: doubling between two blocks gives the same counts as doubling before them.
 - Incrementing a counter right after itself waits for the store before it (7 to 8 cycles), so four tables take turns.
@@ -30,18 +30,16 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from quantkit.collect.binning import MAX_KEY, NUM_BINS
-from quantkit.collect.histogram import HIGH, INFS, LOW, MASKED, NANS, NEEDED, ZEROS
+from quantkit.collect.binning import MAX_KEY
+from quantkit.collect.histogram import HIGH, INF_SLOT, LOW, MASKED_SLOT, NAN_SLOT, NEEDED, ZEROS
 
 BLOCK = 512
 AHEAD = 1024
 """How many elements before their turn the memory is asked for."""
 TABLE = 2056
-"""Length of one counter table: 2049 slots, padded."""
+"""Length of one counter table: 2052 slots, padded."""
 EMPTY_AFTER = 4 * 60000
 """Elements after which the 16-bit counters (four tables) are emptied into the slots."""
-SLOTS = NUM_BINS + 1
-
 _I32 = np.int32
 _U64 = np.uint64
 _SIGNLESS = np.int32(0x7FFFFFFF)
@@ -144,6 +142,32 @@ def _slots_of(bits: Bits, begin: int, size: int, scale: np.float32, indices: Any
     found[0], found[1], found[2] = low, high, zeros
 
 
+@njit(nogil=True)
+def _slots_by_kind(
+    bits: Bits, begin: int, size: int, scale: np.float32, floor: np.int32, indices: Any, found: Int64s
+) -> None:
+    """Does what `_slots_of` does, for a block with values that have no bin: they get slots of their own.
+
+    Values whose key is below `floor` are mask logits. `found` is about the values that have bins.
+    """
+    first = _U64(begin)
+    low, high, zeros = _SIGNLESS, _LEAST, _I32(0)
+    for i in range(size):
+        word = bits[first + _U64(i)]
+        key = _I32(word ^ _I32(_I32(word >> _I32(31)) & _SIGNLESS))
+        magnitude = _I32(word & _SIGNLESS)
+        nan, masked, infinite = magnitude > _INF_BITS, key < floor, magnitude == _INF_BITS
+        apart = nan | masked | infinite
+        low = min(low, _SIGNLESS if apart else key)
+        high = max(high, _LEAST if apart else key)
+        zeros = _I32(zeros + _I32(magnitude == _I32(0)))
+        slot = _I32(_as_float(magnitude) * scale)
+        slot = _I32(INF_SLOT) if infinite else slot
+        slot = _I32(MASKED_SLOT) if masked else slot
+        indices[_U64(i)] = np.uint16(_I32(NAN_SLOT) if nan else slot)
+    found[0], found[1], found[2] = low, high, zeros
+
+
 @njit(nogil=True, inline="always")
 def _count(words: Any, indices: Any, size: int, tables: Any, bits: Bits, position: int) -> None:
     """Counts `size` slot numbers (`words` are the same, four in each) in four tables that take turns."""
@@ -162,7 +186,7 @@ def _count(words: Any, indices: Any, size: int, tables: Any, bits: Bits, positio
 @njit(nogil=True)
 def _empty(tables: Any, slots: Int64s) -> None:
     """Adds the four tables to the slots and clears them."""
-    for i in range(SLOTS):
+    for i in range(len(slots)):
         total = 0
         for j in range(4):
             total += tables[j * TABLE + i]
@@ -171,36 +195,14 @@ def _empty(tables: Any, slots: Int64s) -> None:
 
 
 @njit(nogil=True)
-def _sift(bits: Bits, begin: int, size: int, floor: int, kept: Bits, kinds: Int64s) -> int:
-    """Copies to `kept` what is to be counted and returns how many that are; `kinds` gets NaNs, infinities, masked."""
-    kinds[:] = 0
-    masks = floor > -1 - MAX_KEY
-    many = 0
-    for i in range(size):
-        word = bits[begin + i]
-        key = _I32(word ^ _I32(_I32(word >> _I32(31)) & _SIGNLESS))
-        magnitude = _I32(word & _SIGNLESS)
-        if magnitude > _INF_BITS:
-            kinds[0] += 1
-        elif masks and key < floor:
-            kinds[2] += 1
-        elif magnitude == _INF_BITS:
-            kinds[1] += 1
-        else:
-            kept[many] = word
-            many += 1
-    return many
-
-
-@njit(nogil=True)
 def _gather(bits: Bits, starts: Int64s, lengths: Int64s, run: int, offset: int, block: Bits) -> tuple[int, int, int]:
     """Fills `block` from run after run, beginning at `offset` of `run`; returns its size, the next run and offset."""
     size = 0
     while run < len(starts) and size < BLOCK:
         take = min(lengths[run] - offset, BLOCK - size)
-        begin = starts[run] + offset
+        begin, end = _U64(starts[run] + offset), _U64(size)
         for i in range(take):
-            block[size + i] = bits[begin + i]
+            block[end + _U64(i)] = bits[begin + _U64(i)]
         size += take
         offset += take
         if offset == lengths[run]:
@@ -229,19 +231,20 @@ def scan(
         scale: 2048 / range.
         limit: key of the range, at most MAX_KEY.
         floor: the least key that is counted. Values below are mask logits; with -1 - MAX_KEY there are none.
-        slots: int64 (2049,), added to; the last slot is for what would be bin 2048.
-        statistics: int64 (7,), added to; see the places named above.
+        slots: int64 (2052,), added to: 2048 bins, what would be bin 2048, NaNs, infinities, mask logits.
+        statistics: int64 (4,): least and greatest key and zeros, added to, and the key of NEEDED.
 
     Returns:
         True when all is counted; False before a block that exceeds `limit`, by the key in statistics[NEEDED].
     """
     indices = np.empty(BLOCK, np.uint16)
     words = indices.view(np.uint64)
-    block, kept = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
-    block_read, kept_read = _read_only(block), _read_only(kept)  # the same memory
+    block = np.empty(BLOCK, np.int32)
+    block_read = _read_only(block)  # the same memory
     tables = np.zeros(4 * TABLE, np.uint16)
-    found, kinds = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    found = np.zeros(3, np.int64)
     least = max(floor, -1 - limit)
+    mask_floor = _LEAST if floor == -1 - MAX_KEY else _I32(floor)
     zero = np.int64(0)  # of the type that a computed position has
     since = 0
     finished = True
@@ -258,16 +261,12 @@ def scan(
             size, next_run, next_offset = _gather(bits, starts, lengths, run, offset, block)
             _slots_of(block_read, zero, size, scale, indices, found)
         if found[0] < least or found[1] > limit:
-            unusual = bits if direct else block_read
-            size = _sift(unusual, begin if direct else zero, size, floor, kept, kinds)
-            _slots_of(kept_read, zero, size, scale, indices, found)
-            if size > 0 and (found[1] > limit or found[0] < -1 - limit):
+            unusual, first = (bits, begin) if direct else (block_read, zero)
+            _slots_by_kind(unusual, first, size, scale, mask_floor, indices, found)
+            if found[1] > limit or found[0] < -1 - limit:
                 statistics[NEEDED] = max(found[1], -1 - found[0])
                 finished = False
                 break
-            statistics[NANS] += kinds[0]
-            statistics[INFS] += kinds[1]
-            statistics[MASKED] += kinds[2]
         _count(words, indices, size, tables, bits, begin + AHEAD)
         statistics[LOW] = min(statistics[LOW], found[0])
         statistics[HIGH] = max(statistics[HIGH], found[1])
