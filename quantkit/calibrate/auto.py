@@ -55,14 +55,14 @@ class AutoCalibrator:
     4. All others: minmax, which clips nothing, unless one of those is better by more than `margin_db`.
 
     Args:
-        margin_db: what clipping must gain over minmax, in dB, 0 to 100; default 0.5.
+        margin_db: what clipping must gain over minmax, in dB, 0 to 100; default 1.
         heavy_tail: from which max|x| / percentile 99.9 on a tail counts as heavy, 1 to 1e6; default 4.
 
     Raises:
         InputError: a parameter is no number or out of its range.
     """
 
-    margin_db: float = 0.5
+    margin_db: float = 1.0
     heavy_tail: float = 4.0
     name: ClassVar[str] = "auto"
     trt_algorithm: ClassVar[str | None] = None
