@@ -15,10 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-WORDS = """the a an of and in to it is was film movie story actor plot good bad great dull funny sad long short very not
-never always with without for from this that these those he she they we you i one two three red blue green old new slow
-fast bright dark quiet loud simple clever empty full heart mind eye hand day night year time end start scene music
-camera script voice line love hate joke drama comedy horror ending cast lead role child man woman world dream city""".split()
+WORDS = """
+the a an of and in to it is was film movie story actor plot good bad great dull funny sad long short very not never
+always with without for from this that these those he she they we you i one two three red blue green old new slow fast
+bright dark quiet loud simple clever empty full heart mind eye hand day night year time end start scene music camera
+script voice line love hate joke drama comedy horror ending cast lead role child man woman world dream city
+""".split()  # noqa: SIM905 - a list of a hundred strings reads worse
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,9 @@ def demo_model_dir() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def tiny_weights(hidden: int, layers: int, inner: int, vocab: int, positions: int, labels: int) -> dict[str, np.ndarray]:
+def tiny_weights(
+    hidden: int, layers: int, inner: int, vocab: int, positions: int, labels: int
+) -> dict[str, np.ndarray]:
     """Seeded random weights under the names of a Hugging Face BertForSequenceClassification."""
     draw = np.random.default_rng(7)
 

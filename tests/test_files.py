@@ -11,6 +11,11 @@ from quantkit.errors import StorageError
 from quantkit.files import atomic_file, cache_dir, check_writable, read_bytes, sha256_file, write_json, write_text
 
 
+def names(folder):
+    """Names of what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     write_text(path, "old\n")
@@ -18,7 +23,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
         file.write(b"half of the n")
         raise RuntimeError
     assert path.read_text() == "old\n"
-    assert os.listdir(path.parent) == ["file.txt"]
+    assert names(path.parent) == ["file.txt"]
 
 
 def test_ordinary_permissions(tmp_path):
@@ -40,13 +45,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_check_writable_leaves_nothing(tmp_path):
     check_writable(tmp_path / "new")
-    assert os.listdir(tmp_path / "new") == []
+    assert names(tmp_path / "new") == []
 
 
 def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"x": float("nan")})
-    assert not os.listdir(tmp_path)
+    assert not names(tmp_path)
 
 
 def test_reading_what_is_not_there(tmp_path):

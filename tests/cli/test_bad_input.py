@@ -167,7 +167,6 @@ def test_an_output_folder_without_permission(base, refused, tmp_path):
     assert "--out" in refused(base | {"--out": tmp_path / "out"})
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
 def test_no_space_is_one_sentence(base, cli, monkeypatch):
     import errno
 
