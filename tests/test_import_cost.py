@@ -7,18 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = (
-    "onnx",
-    "openvino",
-    "onnxruntime",
-    "tensorrt",
-    "transformers",
-    "datasets",
-    "evaluate",
-    "matplotlib",
-    "numba",
-    "torch",
-)
+HEAVY = {"onnx", "openvino", "onnxruntime", "tensorrt", "transformers", "datasets", "evaluate", "numba", "torch"}
 
 
 def loaded_after(statement: str) -> set[str]:
