@@ -10,6 +10,7 @@ memory than the caches hold, as activations do. The last lines are one collector
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -25,6 +26,7 @@ from quantkit.collect.histogram import HistogramAccumulator
 Floats = npt.NDArray[np.float32]
 BATCH, SEQUENCE, HIDDEN, INNER, HEADS, LAYERS = 16, 64, 384, 1536, 12, 6
 COPIES_BYTES = 64 << 20
+CALLS_A_TURN = 5
 
 
 def gaussian(draw: np.random.Generator, size: int) -> Floats:
@@ -74,12 +76,13 @@ def measure(make: Callable[[np.random.Generator, int], Floats], size: int, round
         "bare NumPy": lambda values: bare_numpy(values, upper),
     }
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for place, (name, run) in enumerate(contenders.items()):
-            values = arrays[(3 * number + place) % len(arrays)]
-            started = time.perf_counter()
-            run(values)
-            samples[name].append((time.perf_counter() - started) / size * 1e9)
+    turn = itertools.cycle(arrays)
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            for values in itertools.islice(turn, CALLS_A_TURN):
+                started = time.perf_counter()
+                run(values)
+                samples[name].append((time.perf_counter() - started) / size * 1e9)
     return {name: float(np.median(times)) for name, times in samples.items()}
 
 
