@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,14 @@ def collect_graph(threads: int, rounds: int) -> dict[str, float]:
     return {"elements": elements, "ms": float(np.median(times)) * 1e3, "threads": threads, "tensors": len(tensors)}
 
 
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def main() -> None:
     """Measures, prints a table and writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +138,12 @@ def main() -> None:
     started = time.perf_counter()
     HistogramAccumulator("pow2").update(np.ones(1, np.float32))
     first_use = time.perf_counter() - started
-    results: dict[str, object] = {"machine": platform.processor() or platform.machine(), "first_use_s": first_use}
+    results: dict[str, object] = {
+        "cpu": cpu_name(),
+        "load_before": os.getloadavg()[0],
+        "numpy": np.__version__,
+        "first_use_s": first_use,
+    }
     print(f"first use of the kernel: {first_use:.2f} s\n")
     print(f"{'ns an element':20} {'kernel':>8} {'reference':>10} {'bare NumPy':>11} {'ratio':>7} {'to bare':>8}")
     for name, (size, make) in CASES.items():

@@ -48,6 +48,7 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, KeyError, RuntimeError)
+_FORGED = (TypeError, ArithmeticError)
 Array = npt.NDArray[Any]
 
 
@@ -111,7 +112,7 @@ def load_histograms(path: str | Path) -> HistogramFile:
         raise TableError(f"{path} cannot be used: {error.message}", hint) from error
     except QuantkitError as error:
         raise TableError(f"{path} holds an impossible histogram: {error.message}", hint) from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, *_FORGED) as error:
         raise TableError(f"{path} is no histogram file, or a damaged one ({error}).", hint) from error
 
 
@@ -224,7 +225,7 @@ def _read_trt_record(data: bytes, start: int) -> Histogram:
     counts = np.frombuffer(data, "<u8", NUM_BINS, start)
     if int(counts.max()) > np.iinfo(np.int64).max:
         raise TableError("a count is beyond 63 bits.")
-    return Histogram(counts.astype(np.int64), upper, amax, -amax, amax, 0, 0, 0, "tensorrt")
+    return Histogram(counts.astype(np.int64), upper, amax, 0.0 - amax, amax, 0, 0, 0, "tensorrt")
 
 
 def dump_trt_histogram_cache(histograms: Mapping[str, Histogram]) -> bytes:

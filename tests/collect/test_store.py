@@ -193,6 +193,18 @@ def test_an_impossible_histogram_with_a_fitting_digest_is_refused(tmp_path: Path
         load_histograms(path)
 
 
+@pytest.mark.parametrize(("field", "value"), [("mask_logits", "low"), ("mode", ["pow2"]), ("mode", None)])
+def test_a_header_of_other_types_with_a_fitting_digest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: object
+):
+    fields = {name: getattr(Histogram.empty(), name) for name in ("counts", *Histogram.SCALARS)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Histogram, "__post_init__", lambda self: None)
+        path = save_histograms(tmp_path / "h.npz", {"a": Histogram(**(fields | {field: value}))}, {})
+    with pytest.raises(TableError):
+        load_histograms(path)
+
+
 def test_tensorrts_cache_keeps_what_tensorrt_knows():
     known = {name: h for name, h in sample().items() if h.mode == "tensorrt"}
     data = dump_trt_histogram_cache(known)
