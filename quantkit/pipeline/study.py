@@ -239,13 +239,14 @@ def order_verdicts(rows: Sequence[Mapping[str, Any]], passes: Sequence[Pass], or
         worst = max(found, key=lambda row: (row[key]["p95"], row[key]["worst"]))
         part = worst[key]
         share = f"{QUANTILE:g} % of the ranges by up to {100 * part['p95']:.1f} % ({worst['method']})"
-        if not order_free:
-            verdicts.append(f"Trying {cause} moves {share}; with --order-free histograms depend on neither.")
-        elif part["worst"] == 0:
-            verdicts.append(f"Trying {cause} moves no range: power-of-two ranges depend on neither, and none moved.")
-        else:
+        if part["worst"] == 0:
+            why = ": power-of-two ranges depend on neither, and none moved" if order_free else ""
+            verdicts.append(f"Trying {cause} moves no range{why}.")
+        elif order_free:
             verdicts.append(
                 f"Trying {cause} moves {share}: histograms over power-of-two ranges depend on neither, so what moved "
                 "is the backend's arithmetic."
             )
+        else:
+            verdicts.append(f"Trying {cause} moves {share}; with --order-free histograms depend on neither.")
     return verdicts
