@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -44,6 +45,11 @@ KINDS = ("nan_count", "inf_count", "zero_count", "edge_count", "masked_count")
 COUNT_TYPES = ("|u1", "<u2", "<u4", "<u8")
 MAX_TENSORS = 1 << 16
 MAX_HEADER_BYTES = 64 << 20
+MAX_NPY_HEADER = 256
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([|<][uif][1248])', 'fortran_order': False, 'shape': \(([\d, ]{1,60})\), \} *\n",
+    re.DOTALL,
+)
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
@@ -169,21 +175,25 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, int] | None) -> Array:
-    """One array, whose type and size are checked before its bytes are unpacked; `shape` None: any 1-D up to 64 MiB."""
+    """One array, whose size is checked before its bytes are unpacked; `shape` None: any 1-D array up to 64 MiB.
+
+    The .npy header is read here and not by NumPy, whose parser ends in all kinds of errors on a damaged one.
+    """
     info = archive.getinfo(f"{name}.npy")
+    most = math.prod(shape) * np.dtype(dtypes[-1]).itemsize if shape else MAX_HEADER_BYTES
+    if info.file_size > most + MAX_NPY_HEADER:
+        raise TableError(f"{name} says {info.file_size} bytes, where at most {most + MAX_NPY_HEADER} are expected.")
     with archive.open(info) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise TableError(f"{name} has another version of NumPy's format.")
-        found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.str not in dtypes or fortran or (found != shape if shape else len(found) != 1):
-            raise TableError(f"{name} is {dtype.str} {found}; expected {' or '.join(dtypes)} {shape or '(n,)'}.")
-        size = math.prod(found) * dtype.itemsize
-        if (shape is None and size > MAX_HEADER_BYTES) or not size < info.file_size <= size + 256:
-            raise TableError(f"{name} says {size} bytes, the archive {info.file_size}.")
-        data = file.read(size)
-        if len(data) != size or file.read(1):
-            raise TableError(f"{name} does not hold the {size} bytes it says.")
-    return np.frombuffer(data, dtype).reshape(found)
+        data = file.read(most + MAX_NPY_HEADER)  # checks the CRC when it meets the end
+    header = NPY_HEADER.match(data)
+    if header is None or header.end() != 10 + int.from_bytes(data[8:10], "little"):
+        raise TableError(f"{name} is no array in NumPy's format 1.0.")
+    dtype, found = header[1].decode(), tuple(int(n) for n in header[2].split(b",") if n.strip())
+    if dtype not in dtypes or (found != shape if shape else len(found) != 1):
+        raise TableError(f"{name} is {dtype} {found}; expected {' or '.join(dtypes)} {shape or '(n,)'}.")
+    if len(data) - header.end() != math.prod(found) * np.dtype(dtype).itemsize:
+        raise TableError(f"{name} has {len(data) - header.end()} bytes of data, which is not {dtype} {found}.")
+    return np.frombuffer(data, dtype, offset=header.end()).reshape(found)
 
 
 def load_trt_histogram_cache(data: bytes) -> dict[str, Histogram]:

@@ -109,7 +109,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 @settings(max_examples=200, deadline=None)
 def test_a_flipped_byte_never_changes_what_is_read(whole: tuple[Path, bytes], place: int, flip: int):
     path, data = whole[0], bytearray(whole[1])
-    data[place % len(data)] ^= flip
+    # The directory at the end is a sixth of the file and half of the examples.
+    data[place % len(data) if place % 2 else -1 - place % 300] ^= flip
     path.write_bytes(data)
     try:
         loaded = load_histograms(path)
@@ -166,14 +167,14 @@ def test_absurd_sizes_are_refused_before_anything_is_unpacked(tmp_path: Path):
         text = header % size
         text += b" " * (117 - len(text)) + b"\n"
         member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
-        with pytest.raises(TableError, match=r"says|no histogram file"):
+        with pytest.raises(TableError, match="0 bytes of data"):
             load_histograms(rewritten(path, header=member))
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = save_histograms(tmp_path / "h.npz", {"a": Histogram.empty()}, {})
     monkeypatch.setattr(store, "MAX_HEADER_BYTES", 1000)
-    with pytest.raises(TableError, match="header says"):
+    with pytest.raises(TableError, match="header says 1000128 bytes"):
         load_histograms(rewritten(path, header=npy(np.zeros(1_000_000, np.uint8))))
 
 
