@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.collect.histogram import Histogram
-from quantkit.collect.store import HistogramFile, load_histograms
+from quantkit.collect.store import HistogramFile, load_histograms, load_trt_histogram_cache
 from quantkit.errors import CalibrationError, InputError, TableError
 from quantkit.files import read_bytes, sha256_json
 from quantkit.pipeline.calibration import Collected, calibrators_for, write_methods
 from quantkit.pipeline.settings import Settings
-from quantkit.pipeline.verify import ZIP_MAGIC, read_histograms
 from quantkit.tables.provenance import Provenance
 
 OWN_SETTINGS = ("methods", "parameters", "out")
 """What `calibrate --from` takes; everything else is decided by the histograms."""
+ZIP_MAGIC = b"PK"
 ONCE = "Give each file, and each shard, once."
 
 
@@ -98,10 +98,11 @@ def read_file(path: Path) -> HistogramFile:
     Raises:
         TableError: it is neither.
     """
-    if read_bytes(path).startswith(ZIP_MAGIC):
+    data: bytes = read_bytes(path)
+    if data.startswith(ZIP_MAGIC):
         return load_histograms(path)
     try:
-        return HistogramFile(read_histograms(path), {})
+        return HistogramFile(load_trt_histogram_cache(data), {})
     except TableError as error:
         raise TableError(f"{path} is no histogram file. {error.message}", error.hint) from error
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantkit.calibrate import Calibrator, calibrate_histograms, make_calibrator
+from quantkit.calibrate import CALIBRATORS, Calibrator, calibrate_histograms, make_calibrator
 from quantkit.collect.histogram import Histogram
-from quantkit.collect.store import load_histograms, load_trt_histogram_cache
 from quantkit.errors import InputError, TableError
-from quantkit.files import read_bytes
+from quantkit.pipeline.from_histograms import read_collected
 from quantkit.qparams import amax_from_scale
 from quantkit.tables.table import CalibrationTable, load_table
-
-ZIP_MAGIC = b"PK"
-CALIBRATOR_PARAMETERS = ("quantile", "regression_cutoff", "percentile")
 
 
 @dataclass(frozen=True)
@@ -66,15 +62,18 @@ def verify(cache: Path, histograms: Path, method: str = "", parameters: Mapping[
         InputError: the cache does not say by which method it was made.
     """
     table = load_table(cache)
-    found = read_histograms(histograms)
+    collected = read_collected(histograms)
+    found = collected.histograms
     calibrator = calibrator_of(table, method, parameters or {})
-    common = {name: found[name] for name in table.names if name in found}
-    if not common:
+    if not any(name in found for name in table.names):
         raise TableError(
             f"{histograms} has none of the {len(table)} tensors of {cache}.", "Give the histograms of the same network."
         )
-    thresholds = calibrate_histograms(common, calibrator)
-    return [compare(name, table, common.get(name), thresholds) for name in table.names]
+    # Methods that look at a tensor's kind may need histograms of tensors that the table does not name.
+    wanted = {*table.names, *collected.unmasked.values()}
+    histograms_wanted = {name: histogram for name, histogram in found.items() if name in wanted}
+    thresholds = calibrate_histograms(histograms_wanted, calibrator, kinds=collected.kinds, unmasked=collected.unmasked)
+    return [compare(name, table, found.get(name), thresholds) for name in table.names]
 
 
 def compare(name: str, table: CalibrationTable, histogram: Histogram | None, thresholds: Mapping[str, Any]) -> Row:
@@ -89,17 +88,12 @@ def compare(name: str, table: CalibrationTable, histogram: Histogram | None, thr
     return Row(name, theirs, ours, distance / histogram.bin_width if histogram.bin_width else math.inf)
 
 
-def read_histograms(path: Path) -> dict[str, Histogram]:
-    """Histograms from quantkit's file or TensorRT's; which one is seen from its first bytes."""
-    data: bytes = read_bytes(path)
-    return load_histograms(path).histograms if data.startswith(ZIP_MAGIC) else load_trt_histogram_cache(data)
-
-
 def calibrator_of(table: CalibrationTable, method: str, parameters: Mapping[str, Any]) -> Calibrator:
     """The calibrator that made a table, as far as the table says; options win."""
     name = method or table.algorithm
     if not name:
         raise InputError("The cache does not say by which method it was made.", "Name it with --method.")
     own = table.parameters if name == table.algorithm else {}
-    stored = {key: own[key] for key in CALIBRATOR_PARAMETERS if key in own}
+    # A table read from a TensorRT cache keeps its header among the parameters; those are not the calibrator's.
+    stored = {field.name: own[field.name] for field in fields(CALIBRATORS[name]) if field.name in own}
     return make_calibrator(name, **{**stored, **parameters})
