@@ -46,7 +46,7 @@ def show(found: dict[str, Any], *, every: bool = False) -> None:
     if found["time_share"]:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["time_share"].items())
         console.print(f"time: {shares} of {found['total_ms']:.3f} ms", markup=False)
-    rows = found["layer_list"]
+    rows = found["kernel_list"] or found["layer_list"]
     if not every:
         rows = sorted(rows, key=lambda row: -row.get("ms", 0.0))[:SLOWEST]
     table = Table(box=None, pad_edge=False, header_style="bold")

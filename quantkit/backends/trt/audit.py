@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ _GEMM = re.compile(
 )
 _ATTENTION = re.compile(r"_mha|fmha|fused_multihead|flash|_gemm_mha", re.IGNORECASE)
 _REFORMAT = re.compile(r"reformat|copy ?node|reformatting", re.IGNORECASE)
+_REFORMAT_KERNEL = re.compile(r"copyVectorized|reformat|permutationKernel|copyPacked", re.IGNORECASE)
 _FOREIGN = re.compile(r"ForeignNode|^myelin", re.IGNORECASE)
 
 
@@ -77,7 +78,8 @@ class Audit:
     """What was found out about an engine.
 
     Attributes:
-        layers: in engine order.
+        layers: TensorRT's, in engine order.
+        kernels: the traced kernels in the order of their start; empty without a trace.
         gemms: precision -> number of matrix products that run in it.
         time_share: precision -> share of the measured time, 0 to 1; empty without a profile.
         total_ms: sum of the layers' times; None without a profile.
@@ -89,6 +91,7 @@ class Audit:
     """
 
     layers: tuple[Layer, ...] = ()
+    kernels: tuple[Layer, ...] = ()
     gemms: dict[str, int] = field(default_factory=dict)
     time_share: dict[str, float] = field(default_factory=dict)
     total_ms: float | None = None
@@ -117,6 +120,7 @@ class Audit:
             "time_share": {name: round(share, 4) for name, share in self.time_share.items()},
             "total_ms": None if self.total_ms is None else round(self.total_ms, 4),
             "layers": len(self.layers),
+            "kernels": len(self.kernels),
             "reformats": self.reformats,
             "fused_attention": self.fused_attention,
             "regions": list(self.regions),
@@ -124,9 +128,10 @@ class Audit:
             "scales_missing": list(self.scales_missing),
         }
         if layers:
-            value["layer_list"] = [
-                {k: v for k, v in vars(layer).items() if v not in ("", (), None, False)} for layer in self.layers
-            ]
+            for name, listed in (("layer_list", self.layers), ("kernel_list", self.kernels)):
+                value[name] = [
+                    {k: v for k, v in vars(item).items() if v not in ("", (), None, False)} for item in listed
+                ]
         return value
 
 
@@ -151,7 +156,7 @@ def examine(
     ranges: str = "",
     scales_used: Sequence[str] = (),
     scales_missing: Sequence[str] = (),
-    kernels: Iterable[str] = (),
+    kernels: Sequence[tuple[str, float]] = (),
 ) -> Audit:
     """The audit of an engine.
 
@@ -162,29 +167,46 @@ def examine(
         ranges: where INT8 scales came from ("qdq", "cache", ...).
         scales_used: tensors of the table that the build had.
         scales_missing: tensors of the network without a scale.
-        kernels: names of kernels inside regions, where something else than the inspector tells them.
+        kernels: name and milliseconds of every kernel of one inference, where a trace tells them; they count then, and
+            the layers are only listed.
     """
     layers = read_layers(information, times)
-    regions = tuple(layer.name for layer in layers if layer.region)
-    gemms = Counter(layer.precision or "unknown" for layer in layers if layer.gemm)
-    fused = sum(layer.attention for layer in layers)
-    inside = [name for name in kernels if _GEMM.search(name) or _ATTENTION.search(name)]
-    gemms.update(kernel_precision(name) or "unknown" for name in inside if not _ATTENTION.search(name))
-    fused += sum(bool(_ATTENTION.search(name)) for name in inside)
-    timed = [layer for layer in layers if layer.ms is not None]
+    counted = tuple(of_kernel(name, ms) for name, ms in kernels) or layers
+    regions = () if kernels else tuple(layer.name for layer in layers if layer.region)
+    gemms = Counter(layer.precision or "unknown" for layer in counted if layer.gemm)
+    fused = sum(layer.attention for layer in counted)
+    timed = [layer for layer in counted if layer.ms is not None]
     total = sum(layer.ms or 0.0 for layer in timed) if timed else None
     audit = Audit(
         layers=layers,
+        kernels=counted if kernels else (),
         gemms={name: gemms[name] for name in (*PRECISIONS, *sorted(set(gemms) - set(PRECISIONS))) if gemms[name]},
         time_share=_shares(timed, total),
         total_ms=total,
-        reformats=sum(layer.reformat for layer in layers),
-        fused_attention=fused if not regions or inside else None,
+        reformats=sum(layer.reformat for layer in counted),
+        fused_attention=None if regions else fused,
         regions=regions,
         scales_used=tuple(scales_used),
         scales_missing=tuple(scales_missing),
     )
     return _with_verdict(audit, precision, ranges)
+
+
+def of_kernel(name: str, ms: float) -> Layer:
+    """A traced kernel as a layer."""
+    attention = bool(_ATTENTION.search(name))
+    reformat = bool(_REFORMAT_KERNEL.search(name))
+    gemm = bool(_GEMM.search(name)) and not attention and not reformat
+    return Layer(
+        name=name,
+        kind="kernel",
+        tactic=name,
+        precision=kernel_precision(name),
+        gemm=gemm,
+        attention=attention,
+        reformat=reformat,
+        ms=ms,
+    )
 
 
 def kernel_precision(tactic: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from quantkit.backends.base import (
 )
 from quantkit.backends.feeds import FLOAT, graph_inputs
 from quantkit.backends.trt import plans, runtime
+from quantkit.backends.trt.audit import Audit
 from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE, TIMING
+from quantkit.backends.trt.child import read_json
 from quantkit.backends.trt.options import (
     WAYS_IN,
     BuildOptions,
@@ -35,6 +38,7 @@ from quantkit.backends.trt.options import (
     Source,
 )
 from quantkit.backends.trt.rules import Rules
+from quantkit.backends.trt.worker import INSPECTION
 from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError, UnknownNameError
 from quantkit.files import cache_dir, sha256_array, write_bytes
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from quantkit.backends.trt.engine import TrtEngine
+    from quantkit.backends.trt.inspection import Inspection
     from quantkit.collect.histogram import Histogram
     from quantkit.tables.table import CalibrationTable
     from quantkit.types import Array, BatchSource
@@ -84,7 +89,7 @@ class TensorRTBackend(Backend):
         graphs: run engines through CUDA graphs.
         reuse: use plans that were built before, and keep those that are built.
         timeout_s: longest time a build may take; None waits for ever.
-        audit: inspect engines after loading, with a profile of their layers.
+        audit: look into engines when they are built.
     """
 
     name = "tensorrt"
@@ -236,7 +241,6 @@ class TensorRTBackend(Backend):
         """
         from quantkit.backends.trt.cuda import device
         from quantkit.backends.trt.engine import TrtEngine
-        from quantkit.backends.trt.inspection import audit_of
         from quantkit.backends.trt.plan import LoadedPlan
 
         self.require()
@@ -244,18 +248,46 @@ class TensorRTBackend(Backend):
         plan = LoadedPlan(path.read_bytes(), device())
         outcome = Outcome.from_json(info.outcome) if info else Outcome()
         asked = BuildOptions.from_json(info.key.get("options", {})) if info else None
-        found = audit_of(plan, device(), asked, outcome, timed=self.audit)
+        found = inspection_of(path)
+        audit = found.audit(asked, outcome) if found else Audit()
         rules = info.rules if info else Rules.of_tensors(plan.inputs)
         facts = {"plan": str(path), "build_s": outcome.seconds, "warnings": outcome.warnings[:20]}
         return TrtEngine(
-            engine_info(asked, found, plan.size_bytes, outcome),
+            engine_info(asked, audit, plan.size_bytes, outcome),
             plan,
             device(),
             rules,
-            audit=found,
+            audit=audit,
             facts=facts | {"device_memory_bytes": plan.device_memory_bytes},
             graphs=self.graphs,
         )
+
+    def inspect(self, path: Path, *, trust: bool = False) -> tuple[Audit, dict[str, Any]]:
+        """What an engine computes, by running it in a child process unless that was done when it was built.
+
+        Returns:
+            The audit, and what its sidecar says ({} without one).
+
+        Raises:
+            StorageError, BackendError: as `load`; or the engine crashed the process.
+        """
+        from quantkit.backends.trt.child import inspect_in_child
+        from quantkit.backends.trt.cuda import device
+        from quantkit.backends.trt.inspection import Inspection
+
+        self.require()
+        info = plans.check(path, runtime.library_version(), device().gpu, trust=trust)
+        found = inspection_of(path)
+        if found is None:
+            with tempfile.TemporaryDirectory(prefix="quantkit-") as name:
+                shutil.copyfile(path, Path(name) / PLAN)
+                inspect_in_child(Path(name), timeout_s=self.timeout_s)
+                found = Inspection.from_json(json.loads((Path(name) / INSPECTION).read_text()))
+        if info is None:
+            return found.audit(None), {}
+        asked, outcome = BuildOptions.from_json(info.key.get("options", {})), Outcome.from_json(info.outcome)
+        told = {"precision": asked.precision, "ranges": asked.ranges, "gpu": info.gpu, "tensorrt": info.tensorrt}
+        return found.audit(asked, outcome), {**told, "size_bytes": info.size, "build_s": outcome.seconds}
 
     def options_for(self, precision: str, *, ranges: str = "", network: str = "onnx") -> BuildOptions:
         """Build options with this backend's memory, level and profiles."""
@@ -286,7 +318,7 @@ class TensorRTBackend(Backend):
         return self.build(self.source_for(proto), options, table)
 
     def _tap(self, proto: ModelProto, names: tuple[str, ...], threads: int) -> CheckedRunner:
-        plain = replace(self, audit=False, graphs=False, reuse=False)
+        plain = replace(self, graphs=False, reuse=False, audit=False)
         return plain.build(with_outputs(proto, names), plain.options_for("fp32"))
 
     def _prepare(self, source: ModelProto | Source, options: BuildOptions, table: CalibrationTable | None) -> Prepared:
@@ -320,7 +352,7 @@ class TensorRTBackend(Backend):
                 (folder / ONNX).write_bytes(prepared.data)
             if prepared.table is not None:
                 prepared.table.save(folder / TABLE)
-            outcome = self._run(Job(prepared.source, prepared.options), folder)
+            outcome = self._run(Job(prepared.source, prepared.options, inspect=self.audit), folder)
             plan = (folder / PLAN).read_bytes()
             outcome.notes += notes
             info = plans.info_for(
@@ -331,9 +363,8 @@ class TensorRTBackend(Backend):
                 outcome=outcome.to_json(),
                 rules=prepared.rules,
             )
-            if self.reuse:
-                return self.load(plans.store(path, plan, info))
-            return self.load(plans.store(folder / PLAN, plan, info))
+            inspection = read_json(folder / INSPECTION)
+            return self.load(plans.store(path if self.reuse else folder / PLAN, plan, info, inspection))
 
     def _run(self, job: Job, folder: Path) -> Outcome:
         """Does a job in a child process; what a failed one computed is kept.
@@ -370,7 +401,7 @@ class Prepared:
     rules: Rules
 
 
-def engine_info(asked: BuildOptions | None, audit: Any, size: int, outcome: Outcome) -> EngineInfo:
+def engine_info(asked: BuildOptions | None, audit: Audit, size: int, outcome: Outcome) -> EngineInfo:
     """The common fields of an engine."""
     precision = asked.precision if asked else "fp32"
     float_name = {"fp32": "f32", "tf32": "tf32", "fp16": "f16", "int8+fp32": "f32"}.get(precision, "f16")
@@ -439,6 +470,14 @@ def timing_cache() -> Path:
     able = runtime.table()
     words = f"{plans.gpu_text(able.gpu) if able.gpu else 'none'}-{able.version}"
     return plans.folder() / f"timing-{hashlib.sha256(words.encode()).hexdigest()[:16]}.bin"
+
+
+def inspection_of(path: Path) -> Inspection | None:
+    """What was found out about a plan when it was built; None when nothing was."""
+    from quantkit.backends.trt.inspection import Inspection
+
+    value = read_json(plans.inspection_file(path))
+    return None if value is None else Inspection.from_json(value)
 
 
 def rescue(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any
 import quantkit
 import quantkit.errors
 from quantkit.backends.trt.options import Job, Outcome
-from quantkit.backends.trt.worker import ERROR, JOB, RESULT, STATUS
+from quantkit.backends.trt.worker import ERROR, INSPECT, JOB, RESULT, STATUS
 from quantkit.errors import BackendError, QuantkitError
 
 OUTPUT = "output.txt"
@@ -34,6 +34,8 @@ _SIGNALS = {
 def run_job(job: Job, folder: Path, *, timeout_s: float | None = None, command: list[str] | None = None) -> Outcome:
     """Writes the job into `folder`, does it in a child process, and reads what came out.
 
+    An engine that is built and then cannot be inspected is a result too, with a note.
+
     Args:
         job: what to build; files that it names are in the folder already.
         folder: the job's own; the caller reads the plan and the caches from it.
@@ -45,23 +47,46 @@ def run_job(job: Job, folder: Path, *, timeout_s: float | None = None, command: 
         BackendError: the child crashed, was killed or took too long; the sentence names the step.
     """
     (folder / JOB).write_text(json.dumps(job.to_json()))
+    code = run_worker(folder, describe(job), timeout_s, command)
+    result = read_json(folder / RESULT)
+    if result and (code == 0 or last_step(folder) == INSPECT):
+        outcome = Outcome.from_json(result)
+        if code:
+            outcome.notes.append(f"The engine could not be inspected: {error_of(describe(job), folder, code).message}")
+        return outcome
+    raise error_of(describe(job), folder, code)
+
+
+def inspect_in_child(folder: Path, *, timeout_s: float | None = None) -> None:
+    """Looks into the plan that lies in `folder`, in a child process; see `quantkit.backends.trt.worker`.
+
+    Raises:
+        BackendError: the engine does not load or run, or crashed the process.
+    """
+    if code := run_worker(folder, "engine", timeout_s):
+        raise error_of("engine", folder, code)
+
+
+def run_worker(folder: Path, what: str, timeout_s: float | None, command: list[str] | None = None) -> int:
+    """Runs the worker on a folder; its exit code, minus the signal's number when it was killed.
+
+    Raises:
+        BackendError: it took too long.
+    """
     arguments = [*(command or [sys.executable, "-m", WORKER]), str(folder)]
     with (folder / OUTPUT).open("wb") as output:
         child = subprocess.Popen(arguments, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment())
         try:
-            code = child.wait(timeout_s)
+            return child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise BackendError(
-                f"Building the {describe(job)} took longer than {timeout_s:g} s, at the step {last_step(folder)!r}.",
+                f"Building the {what} took longer than {timeout_s:g} s, at the step {last_step(folder)!r}.",
                 "Give it more time, or a lower optimization level.",
             ) from None
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-    if code == 0 and (result := read_json(folder / RESULT)):
-        return Outcome.from_json(result)
-    raise error_of(job, folder, code)
 
 
 def environment() -> dict[str, str]:
@@ -71,7 +96,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])}
 
 
-def error_of(job: Job, folder: Path, code: int) -> QuantkitError:
+def error_of(what: str, folder: Path, code: int) -> QuantkitError:
     """The error that a child's end stands for."""
     if told := read_json(folder / ERROR):
         kind = getattr(quantkit.errors, str(told.get("kind")), BackendError)
@@ -86,7 +111,7 @@ def error_of(job: Job, folder: Path, code: int) -> QuantkitError:
     else:
         how = f"ended with exit code {code}{last_words(folder)}"
     return BackendError(
-        f"TensorRT {how} at the step {step!r} of the {describe(job)}.",
+        f"TensorRT {how} at the step {step!r} of the {what}.",
         "What was computed before is kept. Try a graph of fixed shapes without boolean masks, the network API "
         "(--network api), or another precision.",
     )

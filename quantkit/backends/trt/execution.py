@@ -17,7 +17,7 @@ from quantkit.errors import BackendError
 from quantkit.types import Array
 
 ALIGNMENT = 256
-KEPT_LAYOUTS, KEPT_GRAPHS = 64, 4
+KEPT_LAYOUTS, KEPT_GRAPHS = 64, 8
 """Shapes whose layout, or whose CUDA graph, is kept; the least recently used one goes first. A graph is bound to the
 state of the context that it was captured from, so each has a context, with scratch memory, of its own."""
 

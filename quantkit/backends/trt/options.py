@@ -216,6 +216,7 @@ class Job:
         batches: number of calibration batches in "batches.npz".
         stop_after_calibration: leave the engine unbuilt: only the cache is wanted.
         verbose: write everything that TensorRT says to "log.txt".
+        inspect: look into the engine after it was built.
     """
 
     source: Source
@@ -224,6 +225,7 @@ class Job:
     batches: int = 0
     stop_after_calibration: bool = False
     verbose: bool = False
+    inspect: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values."""
@@ -240,6 +242,7 @@ class Job:
             int(value.get("batches", 0)),
             bool(value.get("stop_after_calibration", False)),
             bool(value.get("verbose", False)),
+            bool(value.get("inspect", True)),
         )
 
 

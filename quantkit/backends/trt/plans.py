@@ -92,9 +92,16 @@ def sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def store(path: Path, plan: bytes, info: PlanInfo) -> Path:
-    """Writes plan and sidecar; returns the plan's path."""
+def inspection_file(path: Path) -> Path:
+    """Where what was found out about a plan stands."""
+    return path.with_suffix(".inspection.json")
+
+
+def store(path: Path, plan: bytes, info: PlanInfo, inspection: Mapping[str, Any] | None = None) -> Path:
+    """Writes plan, sidecar and what was found out about it; returns the plan's path."""
     write_bytes(path, plan)
+    if inspection is not None:
+        write_bytes(inspection_file(path), json.dumps(dict(inspection)).encode())
     value = info.to_json()
     write_bytes(sidecar(path), json.dumps({**value, "hmac": _hmac(value)}, indent=2).encode() + b"\n")
     return path

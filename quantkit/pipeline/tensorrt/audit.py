@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantkit.backends.trt.audit import Audit, examine
+from quantkit.backends.trt.audit import examine
 from quantkit.errors import InputError
 from quantkit.files import read_bytes
 
@@ -28,16 +28,8 @@ def audit_file(path: Path, *, trust: bool = False, times: Path | None = None) ->
         return {"engine": str(path), **found.as_json(layers=True)}
     from quantkit.backends.trt.backend import TensorRTBackend
 
-    with TensorRTBackend().load(path, trust=trust) as engine:
-        audit = engine.audit or Audit()
-        return {
-            "engine": str(path),
-            "precision": engine.precision,
-            "compute": engine.compute,
-            "size_bytes": engine.size_bytes,
-            **{name: value for name, value in engine.details.items() if name != "audit"},
-            **audit.as_json(layers=True),
-        }
+    audit, told = TensorRTBackend().inspect(path, trust=trust)
+    return {"engine": str(path), **told, **audit.as_json(layers=True)}
 
 
 def read_inspection(path: Path) -> dict[str, Any]:

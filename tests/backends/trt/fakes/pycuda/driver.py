@@ -17,7 +17,7 @@ class LogicError(Error):
     """pycuda.driver.LogicError."""
 
 
-class MemoryError(Error):  # noqa: A001 - PyCUDA calls it so
+class MemoryError(Error):
     """pycuda.driver.MemoryError."""
 
 

@@ -5,10 +5,10 @@ compute: ONNX graphs with the reference evaluator, networks of the API layer by 
 make it crash, run out of memory, or report missing scales.
 """
 
-from fakes_version import VERSION as __version__  # noqa: F401
-
 from tensorrt._build import *  # noqa: F403
 from tensorrt._calibrators import *  # noqa: F403
 from tensorrt._enums import *  # noqa: F403
 from tensorrt._network import *  # noqa: F403
 from tensorrt._run import *  # noqa: F403
+
+__version__ = VERSION  # noqa: F405

@@ -43,7 +43,7 @@ class IOptimizationProfile(Strict):
     def __init__(self):
         self._shapes = {}
 
-    def set_shape(self, input, min, opt, max):  # noqa: A002
+    def set_shape(self, input, min, opt, max):
         if not all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True)):
             raise ValueError("Shape provided for min, opt and max are inconsistent")
         self._shapes[input] = [list(min), list(opt), list(max)]
@@ -132,8 +132,8 @@ class Builder(Strict):
             known = {line.rpartition(": ")[0] for line in bytes(cache).decode().splitlines()[1:]}
             for name in names:
                 if name not in known:
-                    text = f"Missing scale and zero-point for tensor {name}, expect fall back to non-int8 implementation"
-                    self._logger.log(Severity.WARNING, f"{text} for any layer consuming or producing given tensor")
+                    text = "expect fall back to non-int8 implementation for any layer consuming or producing it"
+                    self._logger.log(Severity.WARNING, f"Missing scale and zero-point for tensor {name}, {text}")
             return
         largest = dict.fromkeys(names, np.float32(0))
         inputs = [n for n, _, _ in frozen["inputs"]]
@@ -148,6 +148,7 @@ class Builder(Strict):
             feed = {}
             for (name, shape, dtype), address in zip(frozen["inputs"], addresses, strict=True):
                 from pycuda.driver import locate
+
                 from tensorrt._enums import DataType
 
                 kind = np.dtype(nptype(DataType[dtype]))
@@ -157,8 +158,8 @@ class Builder(Strict):
             for name in names:
                 largest[name] = max(largest[name], np.float32(np.abs(tensors[name]).max()))
         if algorithm == "LEGACY_CALIBRATION":
-            bits = [int(np.float64(v).view(np.uint64)) for v in (calibrator.get_regression_cutoff(), calibrator.get_quantile())]
-            header = f"0 {bits[0]:x} {bits[1]:x}"
+            numbers = calibrator.get_regression_cutoff(), calibrator.get_quantile()
+            header = " ".join(["0", *(f"{int(np.float64(number).view(np.uint64)):x}" for number in numbers)])
             write_histograms(calibrator, largest)
         lines = [f"{name}: {int(np.float32(v / np.float32(127)).view(np.uint32)):x}" for name, v in largest.items()]
         calibrator.write_calibration_cache("\n".join([header, *lines, ""]).encode())

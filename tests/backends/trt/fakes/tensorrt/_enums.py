@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from fakes_version import VERSION  # noqa: F401 - exported
 
 SURFACE = json.loads((Path(__file__).resolve().parents[2] / "api_8_6_0.json").read_text())["classes"]
 

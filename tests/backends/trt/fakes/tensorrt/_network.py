@@ -180,7 +180,7 @@ class INetworkDefinition(Strict):
     def add_unary(self, tensor, op):
         return self._add(ILayer("UNARY", [tensor], tensor.shape, tensor.dtype, op=op.name))
 
-    def add_activation(self, tensor, type):  # noqa: A002
+    def add_activation(self, tensor, type):
         return self._add(ILayer("ACTIVATION", [tensor], tensor.shape, tensor.dtype, op=type.name))
 
     def add_reduce(self, tensor, op, axes, keep_dims):

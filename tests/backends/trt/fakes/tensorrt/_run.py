@@ -123,7 +123,7 @@ class EngineInspector(Strict):
     def __init__(self, engine):
         self._engine = engine
 
-    def get_engine_information(self, format):  # noqa: A002
+    def get_engine_information(self, format):
         names = layer_names(self._engine._frozen)
         if self._engine._frozen["verbosity"] != "DETAILED":
             return json.dumps({"Layers": names})
