@@ -238,7 +238,8 @@ def test_usual_columns_are_found_in_order_and_in_any_case(tmp_path):
     assert "--label-column" in error.hint
 
 
-CELL = st.text(st.characters(exclude_characters="\t\n\r\ufeff", exclude_categories=["Cs"]), min_size=1, max_size=30)
+# Python 3.10 cannot write a NUL as CSV.
+CELL = st.text(st.characters(exclude_characters="\0\t\n\r\ufeff", exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
