@@ -32,7 +32,7 @@ step run 300 $quantkit run $model --backend tensorrt -p fp32,fp16,int8 --out "$w
 step ways 300 $TRTPY "$here/ways.py" "$data" "$work/ways.json"
 step tests 300 $TRTPY -m pytest tests/gpu -m gpu -q --durations=10 -p no:cacheprovider
 step run-cache 180 $quantkit run $model --backend tensorrt -p fp32,fp16,int8 --ranges cache --out "$work/run-cache"
-step verify 300 $quantkit verify $model --backend tensorrt --calibrators entropy2,minmax,legacy,entropy --out "$work/verify.json"
+step verify 240 $quantkit verify $model --backend tensorrt --calibrators minmax,legacy,entropy2,entropy --out "$work/verify.json"
 step bench 120 $quantkit bench $model --backend tensorrt -p fp32,fp16,int8 --out "$work/bench" --duration 5
 step plain 120 $TRTPY "$here/plain.py" "$work/cache/plans" "$work/plain.json"
 step leak 120 $TRTPY "$here/leak.py" "$work/cache/plans" "$work/leak.json"
