@@ -18,6 +18,7 @@ cached beside this file or in the user's cache folder; if neither can be written
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ TABLE = 2056
 """Length of one counter table: 2052 slots, padded."""
 EMPTY_AFTER = 4 * 60000
 """Elements after which the 16-bit counters (four tables) are emptied into the slots."""
+
 _I32 = np.int32
 _U64 = np.uint64
 _SIGNLESS = np.int32(0x7FFFFFFF)
@@ -50,8 +52,6 @@ _WORD = np.uint64(0xFFFF)
 
 Int64s = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.int32]
-
-
 Scan = Callable[..., bool]
 _lock = threading.Lock()
 _loaded: list[Scan] = []
@@ -61,7 +61,7 @@ def load() -> Scan:
     """`scan`, compiled (a few seconds) or read from numba's cache at the first call.
 
     Raises:
-        ImportError: numba is switched off (NUMBA_DISABLE_JIT).
+        ImportError: numba is switched off (NUMBA_DISABLE_JIT), or cannot compile it here.
     """
     with _lock:
         if not _loaded:
@@ -70,8 +70,18 @@ def load() -> Scan:
             try:
                 _loaded.append(_compiled(cache=True))
             except Exception:  # no folder to write to, no space left, a damaged cache: whatever it is, do without
-                _loaded.append(_compiled(cache=False))
+                _loaded.append(_compiled_anew())
         return _loaded[0]
+
+
+def _compiled_anew() -> Scan:
+    """The kernel without numba's cache; where numba cannot compile it at all, a warning and ImportError."""
+    try:
+        return _compiled(cache=False)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        warnings.warn(f"Histograms are counted with NumPy, 20 times slower: numba failed ({reason}).", stacklevel=2)
+        raise ImportError(f"numba cannot compile the histogram kernel: {reason}") from error
 
 
 def _compiled(cache: bool) -> Scan:
@@ -103,7 +113,8 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
         function_type = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        # LLVM completes the name, which ends differently before and after pointers lost their types.
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch")
         address = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
         # For reading, to be kept in all caches, data rather than instructions.
         builder.call(function, [address, i32(0), i32(3), i32(1)])

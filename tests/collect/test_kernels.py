@@ -168,3 +168,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
     monkeypatch.setattr(kernels, "_loaded", [])
     monkeypatch.setattr(kernels, "_compiled", compiled)
     assert kernels.load() == kernels.load() == "kernel" and asked == [True, False]
+
+
+def test_a_kernel_that_cannot_be_compiled_is_done_without(monkeypatch: pytest.MonkeyPatch):
+    def compiled(cache: bool) -> None:
+        raise ValueError("LLVM is unhappy\nsecond line")
+
+    monkeypatch.setattr(kernels, "_loaded", [])
+    monkeypatch.setattr(kernels, "_compiled", compiled)
+    with pytest.warns(UserWarning, match=r"counted with NumPy.*\(LLVM is unhappy\)"), pytest.raises(ImportError):
+        kernels.load()
