@@ -101,7 +101,9 @@ def error_of(what: str, folder: Path, code: int) -> QuantkitError:
     if told := read_json(folder / ERROR):
         kind = getattr(quantkit.errors, str(told.get("kind")), BackendError)
         message, hint = str(told.get("message", "")), str(told.get("hint", ""))
-        if not (isinstance(kind, type) and issubclass(kind, QuantkitError)) or kind is quantkit.errors.UnknownNameError:
+        if not (isinstance(kind, type) and issubclass(kind, QuantkitError)):
+            kind = BackendError
+        if kind is quantkit.errors.UnknownNameError:  # its arguments are others; the sentence is all that is left
             kind = quantkit.errors.InputError
         return kind(message, hint)
     step = last_step(folder)

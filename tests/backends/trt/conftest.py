@@ -40,3 +40,19 @@ def network(tiny_bert_dir: Path):
     from quantkit.network.model import load_model
 
     return load_model(tiny_bert_dir)
+
+
+@pytest.fixture
+def make_feed():
+    """Makes feeds: make_feed(batch, seq_len, seed), rows of different lengths."""
+    import numpy as np
+
+    def make(batch: int, seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
+        draw = np.random.default_rng(seed)
+        mask = np.zeros((batch, seq_len), np.int64)
+        for row in mask:
+            row[: draw.integers(2, seq_len + 1)] = 1
+        ids = draw.integers(5, 100, (batch, seq_len)) * mask
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+    return make
