@@ -232,7 +232,8 @@ def _layer(item: Any, times: dict[str, float]) -> Layer:
     floats = [f for f in formats if f in PRECISIONS]
     parameter = str(item.get("ParameterType", ""))
     reformat = bool(_REFORMAT.search(f"{kind} {parameter} {name if not tactic else ''}"))
-    gemm = not reformat and not region and bool(_GEMM.search(f"{kind} {tactic} {parameter}"))
+    attention = bool(_ATTENTION.search(f"{tactic} {name}"))
+    gemm = not (reformat or region or attention) and bool(_GEMM.search(f"{kind} {tactic} {parameter}"))
     told = kernel_precision(tactic)
     if gemm:
         precision = told or (floats[0] if floats else "")
@@ -244,7 +245,7 @@ def _layer(item: Any, times: dict[str, float]) -> Layer:
         tactic=tactic,
         precision=precision,
         gemm=gemm,
-        attention=bool(_ATTENTION.search(f"{tactic} {name}")),
+        attention=attention,
         reformat=reformat,
         region=region,
         inputs=tuple(str(t.get("Name", "")) for t in inputs),
@@ -283,7 +284,7 @@ def _with_verdict(audit: Audit, precision: str, ranges: str) -> Audit:
     """The audit with its sentences."""
     lines = []
     counted = ", ".join(f"{count} in {name.upper()}" for name, count in audit.gemms.items())
-    share = max((audit.time_share.get("region", 0.0)), 0.0)
+    share = audit.time_share.get("region", 0.0)
     if precision.startswith("int8") and not audit.int8_gemms:
         lines.append(_nothing_int8(audit, ranges))
     elif counted:
@@ -292,14 +293,17 @@ def _with_verdict(audit: Audit, precision: str, ranges: str) -> Audit:
         part = f" and take {100 * share:.0f} % of the time" if share else ""
         many = len(audit.regions) > 1
         lines.append(
-            f"{len(audit.regions)} Myelin region{'s' if many else ''} hide{'' if many else 's'} what is inside{part}."
+            f"{len(audit.regions)} Myelin region{'s' if many else ''} hide{'' if many else 's'} what is inside"
+            f"{part if many else part.replace('and take', 'and takes')}."
         )
     if audit.fused_attention is not None and (audit.layers or audit.fused_attention):
         fused = audit.fused_attention
-        lines.append(f"Attention is fused in {fused} kernels." if fused else "Attention is not fused.")
+        word = "kernel" if fused == 1 else "kernels"
+        lines.append(f"Attention is fused in {fused} {word}." if fused else "Attention is not fused.")
     if audit.reformats:
         cost = audit.time_share.get("reformat")
-        lines.append(f"{audit.reformats} reformats" + (f" take {100 * cost:.0f} % of the time." if cost else "."))
+        word = "reformat takes" if audit.reformats == 1 else "reformats take"
+        lines.append(f"{audit.reformats} {word} {100 * (cost or 0):.0f} % of the time.")
     if audit.scales_missing:
         lines.append(f"{len(audit.scales_missing)} tensors had no scale.")
     return replace(audit, verdict=tuple(lines))
@@ -307,10 +311,6 @@ def _with_verdict(audit: Audit, precision: str, ranges: str) -> Audit:
 
 def _nothing_int8(audit: Audit, ranges: str) -> str:
     """The sentence on an INT8 engine without INT8."""
-    why = (
-        "Myelin took the encoder"
-        if audit.regions
-        else "TensorRT found every product faster, or only possible, in float"
-    )
+    why = "Myelin took the encoder" if audit.regions else "TensorRT chose float kernels for every product"
     advice = "use --network api" if ranges == "qdq" else "use Q/DQ or --network api"
     return f"Nothing in this engine is INT8: {why}; {advice}."

@@ -42,7 +42,20 @@ def compute(frozen, feed, names=()):
     return {n: byname[n] for n in wanted}
 
 
+_sessions = {}
+
+
 def _onnx(frozen, feed, names):
+    key = (hash(frozen["onnx"]), tuple(names))
+    if key not in _sessions:
+        _sessions[key] = _session(frozen, names)
+    session, wanted = _sessions[key]
+    kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    typed = {i.name: feed[i.name].astype(kinds.get(i.type, np.float32)) for i in session.get_inputs()}
+    return dict(zip(wanted, session.run(wanted, typed), strict=True))
+
+
+def _session(frozen, names):
     import onnx
     import onnxruntime
 
@@ -55,10 +68,7 @@ def _onnx(frozen, feed, names):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-    typed = {i.name: feed[i.name].astype(kinds.get(i.type, np.float32)) for i in session.get_inputs()}
-    wanted = [*(n for n, _, _ in frozen["outputs"]), *(n for n in names if n not in have)]
-    return dict(zip(wanted, session.run(wanted, typed), strict=True))
+    return session, [*(n for n, _, _ in frozen["outputs"]), *(n for n in names if n not in have)]
 
 
 def _layer(kind, given, shape, extra):
