@@ -17,7 +17,9 @@ def create_network(trt: Any, builder: Any, able: Capabilities) -> Any:
     """An empty network of the kind that this version takes."""
     flags = trt.NetworkDefinitionCreationFlag
     if not able.can("flags"):
-        return builder.create_network(1 << int(flags.STRONGLY_TYPED))
+        # Every network is strongly typed there, whether the flag is still known or not.
+        typed = getattr(flags, "STRONGLY_TYPED", None)
+        return builder.create_network(0 if typed is None else 1 << int(typed))
     # Since 10.0 every network has an explicit batch and the flag is only accepted.
     return builder.create_network(1 << int(flags.EXPLICIT_BATCH) if able.version.major < 10 else 0)
 

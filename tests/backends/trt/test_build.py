@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quantkit.backends import get_backend
 from quantkit.backends.trt import build
 from quantkit.backends.trt.backend import store_batches
 from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome, ShapeRange, Source
 from quantkit.errors import BackendError, CalibrationError, InputError, TableError
+from quantkit.network.precision import PrecisionPlan
+from quantkit.network.qdq import insert_qdq
 from quantkit.tables.table import CalibrationTable, Entry, load_table
 
 RANGE = ShapeRange((1, 8), (4, 16), (8, 32))
@@ -79,6 +82,32 @@ def test_precisions_become_flags(folder, precision, flags) -> None:
         "build the engine",
         "write the engine",
     ]
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.0.0"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp32"])
+def test_later_versions(tmp_path, network, make_feed, monkeypatch, request, version, precision) -> None:
+    monkeypatch.setenv("FAKE_TRT", version)
+    request.getfixturevalue("fake_trt")
+    from quantkit.backends.trt.backend import TensorRTBackend
+
+    graph, ranges = network.fixed(4, 16), ""
+    if precision.startswith("int8"):
+        plan = PrecisionPlan("gemm", symmetric=True)
+        graph, ranges = insert_qdq(graph, table_of(network.activations(), 0.03), plan).proto, "qdq"
+    backend = TensorRTBackend(audit=False)
+    with backend.build(graph, BuildOptions(precision, ranges=ranges)) as engine:
+        flags = set(engine.plan._engine._frozen["precision"])
+        logits = engine.infer(make_feed(4, 16))["logits"]
+    with get_backend("onnxruntime").compile(graph, "fp32") as cpu:
+        expected = cpu.infer(make_feed(4, 16))["logits"]
+    typed = version.startswith("11")
+    assert ("INT8" in flags) == (precision.startswith("int8") and not typed)
+    assert ("FP16" in flags) == (precision in ("fp16", "int8") and not typed)
+    difference = np.abs(logits - expected).max()
+    assert difference < 0.1
+    # With strong types the graph itself is float16; the stand-in computes what the graph says.
+    assert (difference > 1e-5) == (typed and precision in ("fp16", "int8"))
 
 
 def test_profiles_cover_every_dynamic_input(folder) -> None:
@@ -150,8 +179,6 @@ def test_calibrators_see_every_batch(folder, make_feed, network, algorithm) -> N
     _, _, steps = run(folder, options, calibrator=CalibratorOptions(algorithm, 0.99, 0.5), batches=count)
     assert [s for s in steps if "batch" in s] == [f"calibrate (batch {i} of 3)" for i in (1, 2, 3)]
     table = load_table(folder / build.CACHE)
-    from quantkit.backends import get_backend
-
     with get_backend("onnxruntime").tap(network.fixed(4, 16), ["embeddings.norm"]) as tap:
         largest = max(np.abs(tap.infer(feed)["embeddings.norm"]).max() for feed in feeds)
     assert table["embeddings.norm"].amax == pytest.approx(largest, rel=1e-5)
