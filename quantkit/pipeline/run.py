@@ -273,7 +273,9 @@ def verdict(rows: Sequence[EngineRow]) -> list[str]:
     int8 = next((row for row in rows if row.precision.startswith("int8") and row.status == "ok"), None)
     fp32 = next((row for row in rows if row.precision == "fp32" and row.status == "ok"), None)
     if int8 is not None and not int8.int8_ops:
-        lines.insert(0, "The INT8 engine computes nothing in INT8: its accuracy and speed are those of a float engine.")
+        why = next((f" {note}" for note in int8.notes if note.startswith("Nothing in this engine is INT8")), "")
+        says = "The INT8 engine computes nothing in INT8: its accuracy and speed are those of a float engine."
+        lines.insert(0, says + why)
     half = next((row for row in rows if row.precision == "fp16" and row.status == "ok"), None)
     if half is not None and half.compute not in ("f16", ""):
         lines.append(f"This machine computes half precision as {half.compute}.")
