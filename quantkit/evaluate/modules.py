@@ -59,6 +59,17 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
             features=datasets.Features(columns),
         )
 
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float] | None:
+        """The metric of the rows given, or of those that were added before.
+
+        Rows that are given whole do not take the library's way through an Arrow table: it fingerprints that table by
+        pickling type objects, which fails with some builds of pyarrow, and a metric must not.
+        """
+        if predictions is not None and references is not None and not kwargs and self.writer is None:
+            return self._compute(predictions, references)
+        result: dict[str, float] | None = super().compute(predictions=predictions, references=references, **kwargs)
+        return result
+
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         """The metric of all rows, by the function of its name in `quantkit.evaluate.formulas`."""
         formula = getattr(formulas, self.key)
