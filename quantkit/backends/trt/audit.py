@@ -19,7 +19,7 @@ from typing import Any
 PRECISIONS = ("int8", "fp16", "bf16", "tf32", "fp32")
 
 _KERNEL = (
-    ("int8", re.compile(r"i8i8|s8s8|int8|imma|i8816|i16832|_i8_|u8s8|dp4a", re.IGNORECASE)),
+    ("int8", re.compile(r"i8i8|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a", re.IGNORECASE)),
     ("fp8", re.compile(r"e4m3|e5m2|fp8", re.IGNORECASE)),
     ("bf16", re.compile(r"bf16", re.IGNORECASE)),
     ("tf32", re.compile(r"tf32", re.IGNORECASE)),
@@ -39,7 +39,9 @@ _GEMM = re.compile(
 )
 _ATTENTION = re.compile(r"_mha|fmha|fused_multihead|flash|_gemm_mha", re.IGNORECASE)
 _REFORMAT = re.compile(r"reformat|copy ?node|reformatting", re.IGNORECASE)
-_REFORMAT_KERNEL = re.compile(r"copyVectorized|reformat|permutationKernel|copyPacked", re.IGNORECASE)
+_REFORMAT_KERNEL = re.compile(
+    r"copyVectorized|reformat|permutationKernel|copyPacked|nchwToNhwc|nhwcToNchw", re.IGNORECASE
+)
 _FOREIGN = re.compile(r"ForeignNode|^myelin", re.IGNORECASE)
 
 
@@ -275,7 +277,7 @@ def _shares(timed: Sequence[Layer], total: float | None) -> dict[str, float]:
         return {}
     shares: Counter[str] = Counter()
     for layer in timed:
-        key = "region" if layer.region else "reformat" if layer.reformat else layer.precision or "unknown"
+        key = "region" if layer.region else "reformat" if layer.reformat else layer.precision or "other"
         shares[key] += (layer.ms or 0.0) / total  # type: ignore[assignment]
     return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 

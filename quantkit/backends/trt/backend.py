@@ -26,7 +26,7 @@ from quantkit.backends.base import (
 from quantkit.backends.feeds import FLOAT, graph_inputs
 from quantkit.backends.trt import plans, runtime
 from quantkit.backends.trt.audit import Audit
-from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE, TIMING
+from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, LOG, PLAN, TABLE
 from quantkit.backends.trt.child import read_json
 from quantkit.backends.trt.options import (
     WAYS_IN,
@@ -37,6 +37,7 @@ from quantkit.backends.trt.options import (
     ShapeRange,
     Source,
 )
+from quantkit.backends.trt.parsable import parsable
 from quantkit.backends.trt.rules import Rules
 from quantkit.backends.trt.worker import INSPECTION
 from quantkit.errors import BackendError, CalibrationError, InputError, QuantkitError, StorageError, UnknownNameError
@@ -214,7 +215,7 @@ class TensorRTBackend(Backend):
         options.check(runtime.table())
         with tempfile.TemporaryDirectory(prefix="quantkit-") as name:
             folder = Path(name)
-            (folder / ONNX).write_bytes(serialized(proto))
+            (folder / ONNX).write_bytes(serialized(parsable(proto)))
             count = store_batches(folder / BATCHES, batches, [value.name for value in graph_inputs(proto)])
             job = Job(Source(ONNX), options, calibrator, count, stop_after_calibration=True)
             outcome = self._run(job, folder)
@@ -336,6 +337,7 @@ class TensorRTBackend(Backend):
                 from quantkit.backends.trt.typed import half_graph
 
                 source = half_graph(source)
+            source = parsable(source)
             data, rules = serialized(source), Rules.of_graph(source)
             what["model"] = {"sha256": hashlib.sha256(data).hexdigest()}
             source = Source(ONNX)
@@ -374,19 +376,13 @@ class TensorRTBackend(Backend):
         """
         from quantkit.backends.trt.child import run_job
 
-        timing = timing_cache()
-        if timing.is_file():
-            shutil.copyfile(timing, folder / TIMING)
         try:
-            outcome = run_job(job, folder, timeout_s=self.timeout_s)
+            return run_job(job, folder, timeout_s=self.timeout_s)
         except QuantkitError as error:
             if kept := rescue(folder):
                 error.hint = f"{error.hint} The calibration cache is kept: {kept}.".strip()
                 error.args = (error.message,)
             raise
-        if (folder / TIMING).is_file():
-            write_bytes(timing, (folder / TIMING).read_bytes())
-        return outcome
 
 
 @dataclass(frozen=True)
@@ -463,13 +459,6 @@ def folder_hash(model: Path, adapter: str) -> str:
                 digest.update(file.name.encode())
                 sha256_array(digest, np.frombuffer(file.read_bytes(), np.uint8))
     return digest.hexdigest()
-
-
-def timing_cache() -> Path:
-    """Where the builder's measurements on this GPU are kept."""
-    able = runtime.table()
-    words = f"{plans.gpu_text(able.gpu) if able.gpu else 'none'}-{able.version}"
-    return plans.folder() / f"timing-{hashlib.sha256(words.encode()).hexdigest()[:16]}.bin"
 
 
 def inspection_of(path: Path) -> Inspection | None:

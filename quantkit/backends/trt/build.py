@@ -29,9 +29,9 @@ from quantkit.files import read_bytes, write_bytes
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Array, FeedDict
 
-PLAN, TABLE, CACHE, HISTOGRAMS, BATCHES, LOG, TIMING = (
+PLAN, TABLE, CACHE, HISTOGRAMS, BATCHES, LOG = (
     *("engine.plan", "table.json", "calibration.cache", "calibration.hist"),
-    *("batches.npz", "log.txt", "timing.cache"),
+    *("batches.npz", "log.txt"),
 )
 """Files of a job's folder; CACHE and HISTOGRAMS are written as soon as TensorRT gives them."""
 
@@ -89,7 +89,6 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
         if plan is not None:
             step("write the engine")
             write_bytes(folder / PLAN, bytes(plan))
-            save_timing_cache(bench.config, folder)
         outcome.seconds = round(time.perf_counter() - started, 3)
     return outcome
 
@@ -111,7 +110,6 @@ def prepare(
         kept, derived = [definition], definition.derived
     step("configure the builder")
     config = configure(trt, builder, network, able, job.options)
-    load_timing_cache(config, folder)
     return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
 
 
@@ -218,22 +216,6 @@ def failure(messages: runtime.Messages) -> BackendError:
     memory = any(word in cause.lower() for word in ("memory", "cudaerrormemoryallocation", "out of"))
     hint = "Free GPU memory, or lower the largest shape or the workspace." if memory else ""
     return BackendError(f"TensorRT built no engine: {cause}.", hint)
-
-
-def load_timing_cache(config: Any, folder: Path) -> None:
-    """Gives the builder what earlier builds on this GPU measured."""
-    path = folder / TIMING
-    data = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(data) or config.create_timing_cache(b"")
-    if cache is not None:
-        config.set_timing_cache(cache, False)
-
-
-def save_timing_cache(config: Any, folder: Path) -> None:
-    """Keeps the builder's measurements for later builds."""
-    cache = config.get_timing_cache()
-    if cache is not None:
-        write_bytes(folder / TIMING, bytes(cache.serialize()))
 
 
 class StoredBatches:

@@ -57,6 +57,11 @@ class LoadedPlan:
         self.profiles = tuple(self._profile(i) for i in range(int(self._engine.num_optimization_profiles)))
 
     @property
+    def raw(self) -> Any:
+        """TensorRT's own ICudaEngine."""
+        return self._engine
+
+    @property
     def device_memory_bytes(self) -> int:
         """Scratch memory of each context."""
         return int(getattr(self._engine, "device_memory_size_v2", None) or self._engine.device_memory_size)

@@ -41,6 +41,7 @@ def bench_phases(settings: Settings, options: TimingOptions, watcher: Watcher) -
                     "ratio": {name: round(ratio(timing, timings[0], name), 4) for name in ("compute", "host")},
                     "latency_ms": {name: phases["host_ms"][name] for name in ("median", "p90", "p99")},
                     "throughput_per_s": phases["throughput_per_s"],
+                    "speedup": round(ratio(timing, timings[0], "host"), 4),
                 }
                 if engine.graph_refusal:
                     record.data["engines"][i]["notes"].append(engine.graph_refusal)

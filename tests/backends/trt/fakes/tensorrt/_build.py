@@ -31,14 +31,6 @@ class IHostMemory(Strict):
         return self._data
 
 
-class ITimingCache(Strict):
-    def __init__(self, data):
-        self._data = data
-
-    def serialize(self):
-        return IHostMemory(self._data or b"timings")
-
-
 class IOptimizationProfile(Strict):
     def __init__(self):
         self._shapes = {}
@@ -51,7 +43,7 @@ class IOptimizationProfile(Strict):
 
 class IBuilderConfig(Strict):
     def __init__(self):
-        self._flags, self._pools, self._profiles, self._timing = {BuilderFlag.TF32}, {}, [], None
+        self._flags, self._pools, self._profiles = {BuilderFlag.TF32}, {}, []
         self._features, self._calibrator = set(), None
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
         self.builder_optimization_level = 3
@@ -73,16 +65,6 @@ class IBuilderConfig(Strict):
     def add_optimization_profile(self, profile):
         self._profiles.append(profile)
         return len(self._profiles) - 1
-
-    def create_timing_cache(self, data):
-        return ITimingCache(bytes(data))
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        self._timing = cache
-        return True
-
-    def get_timing_cache(self):
-        return self._timing
 
 
 class Builder(Strict):
@@ -184,4 +166,4 @@ def write_histograms(calibrator, largest):
     calibrator.write_histogram_cache(make(ctypes.addressof(buffer), None, None), len(data))
 
 
-__all__ = ["Builder", "IBuilderConfig", "IHostMemory", "IOptimizationProfile", "ITimingCache"]
+__all__ = ["Builder", "IBuilderConfig", "IHostMemory", "IOptimizationProfile"]

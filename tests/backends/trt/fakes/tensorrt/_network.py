@@ -242,6 +242,10 @@ class OnnxParser(Strict):
             self._errors.append(ParserError(-1, f"Failed to parse ONNX model from file: {error}"))
             return False
         for i, node in enumerate(model.graph.node):
+            if node.op_type == "Shape" and node.attribute:  # 8.6 reads past them and fails further on
+                text = "Assertion failed: ends.size() == axes.size()"
+                self._errors.append(ParserError(i + 1, text))
+                return False
             if node.op_type == "Scan":
                 self._errors.append(ParserError(i, "Unsupported operator Scan"))
                 return False

@@ -1,0 +1,44 @@
+"""A graph in the form that TensorRT's ONNX parser reads rightly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def parsable(proto: ModelProto) -> ModelProto:
+    """The graph, with every Shape of some dimensions (attributes of opset 15) as a whole Shape and a Slice.
+
+    TensorRT 8.6's parser reads past these attributes, takes the whole shape, and fails where it is used. A graph
+    without such nodes is returned as it is.
+    """
+    if not any(node.op_type == "Shape" and node.attribute for node in proto.graph.node):
+        return proto
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    nodes = []
+    for node in model.graph.node:
+        given = {a.name: a.i for a in node.attribute} if node.op_type == "Shape" else {}
+        if not given:
+            nodes.append(node)
+            continue
+        name = node.output[0]
+        bounds = {"start": given.get("start", 0), "end": given.get("end", np.iinfo(np.int64).max)}
+        for word, value in bounds.items():
+            constant = numpy_helper.from_array(np.array([value], np.int64), f"{name}.from_{word}")
+            model.graph.initializer.append(constant)
+        whole = f"{name}.whole"
+        nodes.append(helper.make_node("Shape", [node.input[0]], [whole], name=whole))
+        cut = [whole, f"{name}.from_start", f"{name}.from_end"]
+        nodes.append(helper.make_node("Slice", cut, [name], name=node.name))
+    kept = onnx.GraphProto(node=nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept.node)
+    return model
