@@ -41,6 +41,12 @@ def key_of(value: float) -> int:
     return word if word >= 0 else word ^ 0x7FFFFFFF
 
 
+def limit_of(upper: float) -> int:
+    """The key of the largest float32 value within a range, which need not be a float32 value itself."""
+    nearest = np.float32(min(upper, MAX_FLOAT))
+    return key_of(float(nearest if float(nearest) <= upper else np.nextafter(nearest, np.float32(0))))
+
+
 def value_of(key: int) -> float:
     """The finite float32 value that has this key; 0.0 for -0.0."""
     return float(np.int32(key if key >= 0 else key ^ 0x7FFFFFFF).view(np.float32)) + 0.0
@@ -78,37 +84,51 @@ def smallest_power_of_two(amax: float) -> float:
 
 
 def fitting_range(mode: Mode, upper: float, amax: float) -> float:
-    """The range that holds `amax`, for a histogram whose range is `upper` (0: nothing but zeros so far)."""
+    """The range that holds `amax`, for a histogram whose range is `upper` (0: nothing but zeros so far).
+
+    TensorRT grows the range by the whole factor ceil(amax / upper), rounded up to a power of two while that is below
+    the number of bins; beyond it, where everything counted so far shares bin 0 anyway, by the factor itself (float64).
+    From 2^63 on TensorRT's own factor overflows and its range stays; here it grows all the same.
+    """
     if mode == "pow2":
         return max(upper, smallest_power_of_two(amax))
-    if upper == 0:
-        return amax
-    while upper < amax:
-        upper *= 2
-    return upper
+    if upper == 0 or upper >= amax:
+        return max(upper, amax)
+    factor = math.ceil(amax / upper)
+    return max(upper * (1 << (factor - 1).bit_length() if factor < NUM_BINS else factor), amax)
 
 
 def widened(slots: Counts, upper: float, wider: float) -> Counts:
     """2049 slots over [0, upper] as slots over [0, wider]: pairs added, once for every doubling.
 
     Raises:
-        CalibrationError: `wider` is not `upper` times a power of two.
+        CalibrationError: `wider` is neither `upper` times a power of two nor more than 2048 times `upper`.
     """
     if upper in (0, wider):
         return slots
+    if wider / upper > NUM_BINS:
+        together = np.zeros_like(slots)
+        together[0] = slots.sum()
+        return together
     fraction, doublings = math.frexp(wider / upper)
     if fraction != 0.5:
         raise CalibrationError(
             f"Histograms over the ranges {upper} and {wider} cannot be merged: the ratio is no power of two.",
             "Collect all batches with one collector, or in mode pow2.",
         )
-    # After twelve doublings even a value on the edge has reached bin 0.
-    for _ in range(min(doublings - 1, 12)):
+    for _ in range(doublings - 1):
         halves = np.zeros_like(slots)
         halves[: NUM_BINS // 2] = slots[0:NUM_BINS:2] + slots[1:NUM_BINS:2]
         halves[NUM_BINS // 2] = slots[NUM_BINS]
         slots = halves
     return slots
+
+
+def bin_scale(upper: float) -> np.float32:
+    """2048 / R in float32, with R itself rounded to float32 first (where it is no float32 value that matters)."""
+    rounded = float(np.float32(upper)) if upper <= MAX_FLOAT else upper
+    scale: np.float32 = np.float32(NUM_BINS / rounded if rounded else 0)
+    return scale
 
 
 def slot_indices(magnitudes: Floats, upper: float) -> npt.NDArray[np.int64]:
@@ -117,6 +137,5 @@ def slot_indices(magnitudes: Floats, upper: float) -> npt.NDArray[np.int64]:
         return np.zeros(magnitudes.shape, np.int64)
     if upper < TINY_RANGE:
         magnitudes, upper = magnitudes * np.float32(LIFT), upper * LIFT
-    # Both are float32: 2048 / R rounded to float32, then the product.
-    products: Floats = magnitudes * np.float32(NUM_BINS / upper)
+    products: Floats = magnitudes * bin_scale(upper)
     return products.astype(np.int64)

@@ -5,8 +5,9 @@ product in float32. They differ in the range R:
 
 `tensorrt`
     R is the largest |x| of the first batch that is not all zero (zeros seen before lie in bin 0). When a later batch
-    exceeds R, neighbouring bins are added in pairs and R doubles until it fits. The result depends on how the data was
-    cut into batches, as TensorRT's does. Source: TensorRT 8.6.0's recorded histogram caches, all of which this
+    exceeds R, neighbouring bins are added in pairs and R doubles until it fits; a batch more than 2047 times wider
+    than R multiplies R by that whole factor instead, and what was counted goes to bin 0. The result depends on how the
+    data was cut into batches, as TensorRT's does. Source: TensorRT 8.6.0's recorded histogram caches, all of which this
     reproduces count for count.
 `pow2`
     R is the smallest power of two >= the largest |x|. The product is then exact, so halving the resolution commutes
@@ -41,10 +42,12 @@ from quantkit.collect.binning import (
     Floats,
     Mode,
     as_float32,
+    bin_scale,
     check_mask_logits,
     check_mode,
     fitting_range,
     key_of,
+    limit_of,
     slot_indices,
     smallest_power_of_two,
     value_of,
@@ -62,7 +65,7 @@ class Histogram:
 
     Attributes:
         counts: int64 (2048,), read-only; counts[i] values lie in [i, i + 1) * bin_width, up to the product's rounding.
-        upper: the range R. A float32 value, or its exact double where doubling has passed float32's largest number.
+        upper: the range R as float64; a float32 value unless TensorRT's rule has multiplied it by a whole factor.
         amax: largest finite |x|, a float32 value; 0 when nothing was seen.
         minimum: smallest finite x, a float32 value; 0 when nothing was seen.
         maximum: largest finite x, a float32 value; 0 when nothing was seen.
@@ -289,13 +292,18 @@ class HistogramAccumulator:
             runs.starts,
             runs.lengths,
             cursor,
-            np.float32(NUM_BINS / self._upper if self._upper else 0),
-            key_of(self._upper),
+            bin_scale(self._upper),
+            limit_of(self._upper),
             self._floor,
             self._slots,
             self._statistics,
         ):
-            wider = fitting_range(mode, self._upper, value_of(int(self._statistics[NEEDED])))
+            needed = value_of(int(self._statistics[NEEDED]))
+            if mode == "tensorrt":
+                # TensorRT grows once a batch, by a factor that depends on the batch's largest magnitude. What this
+                # batch has counted so far may be moved like the rest: it was within the old range.
+                needed = max(needed, self._greatest(runs, bits.view(np.float32)))
+            wider = fitting_range(mode, self._upper, needed)
             self._slots[:SLOTS], self._upper = widened(self._slots[:SLOTS], self._upper, wider), wider
         if mode == "tensorrt":
             self._slots[NUM_BINS - 1] += self._slots[NUM_BINS]
