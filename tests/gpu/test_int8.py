@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,7 @@ def histograms(network, batches):
     from quantkit.backends import get_backend
 
     names = network.activations()
+    warnings.simplefilter("ignore")  # without numba histograms are counted with NumPy, which warns
     with Collector(names, aliases=network.aliases()) as collector:
         with get_backend("onnxruntime").tap(network.fixed(4, 16), collector.collected) as tap:
             for one in batches:

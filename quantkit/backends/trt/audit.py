@@ -313,6 +313,7 @@ def _with_verdict(audit: Audit, precision: str, ranges: str) -> Audit:
 
 def _nothing_int8(audit: Audit, ranges: str) -> str:
     """The sentence on an INT8 engine without INT8."""
-    why = "Myelin took the encoder" if audit.regions else "TensorRT chose float kernels for every product"
+    myelin = audit.regions or any(layer.region for layer in audit.layers)
+    why = "Myelin took the encoder" if myelin else "TensorRT chose float kernels for every product"
     advice = "use --network api" if ranges == "qdq" else "use Q/DQ or --network api"
     return f"Nothing in this engine is INT8: {why}; {advice}."

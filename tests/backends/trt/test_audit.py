@@ -166,3 +166,34 @@ def test_other_profiles_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match="is no profile"):
         read_times(tmp_path / "x.json")
+
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "h100_trt860_kernels.json").read_text())
+"""Kernels of one inference of MiniLM-L6 (16 x 64 tokens), traced on an H100 with TensorRT 8.6.0."""
+
+
+@pytest.mark.parametrize(
+    "engine, precision, gemms, reformats",
+    [
+        ("onnx fp16", "fp16", {"fp16": 38}, 1),
+        ("api tf32", "tf32", {"tf32": 36, "fp32": 2}, 0),
+        # The 1 x 1 convolutions stand between changes of format.
+        ("api fp32 convolution, elementwise norm", "fp32", {"fp32": 44}, 72),
+    ],
+)
+def test_recorded_engines(engine: str, precision: str, gemms: dict, reformats: int) -> None:
+    found = examine({"Layers": [REGION]}, precision=precision, kernels=[(n, ms) for n, ms in RECORDED[engine]])
+    assert found.gemms == gemms
+    assert found.reformats == reformats
+    assert found.fused_attention == 0
+    assert found.regions == ()
+    assert "int8" not in found.time_share
+    assert found.time_share[precision] > 0.5
+    assert found.total_ms == pytest.approx(sum(ms for _, ms in RECORDED[engine]))
+    assert found.verdict[1] == "Attention is not fused."
+
+
+def test_recorded_kernels_under_an_int8_request_are_called_what_they_are() -> None:
+    found = examine({"Layers": [REGION]}, precision="int8", ranges="cache", kernels=RECORDED["onnx fp16"])
+    assert found.int8_gemms == 0
+    assert found.verdict[0].startswith("Nothing in this engine is INT8")
