@@ -14,7 +14,8 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import calibration_jobs
@@ -73,28 +74,33 @@ class Run:
             print(f"{name} ...", file=sys.stderr, flush=True)
             wait_for_quiet(self._patience)
             job = job | {"settings": self.result["settings"]}
-            steps[name] = run_child(HERE / "calibration.py", job, self._folder, self._limit, self._timeout)
+            at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            steps[name] = {"at": at} | run_child(HERE / "calibration.py", job, self._folder, self._limit, self._timeout)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self.result, indent=1) + "\n")
         return dict(steps[name])
 
 
 def whole(run: Run, samples: int) -> None:
-    """Whole calibrations: each tool at the largest of samples, samples / 2, samples / 4 ... that fits the limit."""
+    """Whole calibrations: each tool at the largest of samples, 3/4, 1/2, 3/8, 1/4 ... of them that fits the limit."""
     run.step("quantkit, model only", {"job": "model only", "samples": samples})
     run.step("quantkit", {"job": "whole", "samples": samples})
     survived: dict[str, int] = {}
     for peer, (package, method) in calibration_peers.PEERS.items():
         # All of onnxruntime's histogram methods keep the same arrays: what one did not survive, the next does not.
         kind = f"{package} {'minmax' if method == 'minmax' else 'histograms'}"
-        tried = survived.get(kind, samples)
-        while True:
+        for tried in fewer_and_fewer(survived.get(kind, samples), run.result["settings"]["batch"]):
             answer = run.step(f"{peer}, {tried}", {"job": "whole peer", "peer": peer, "samples": tried})
-            if answer["status"] != "memory" or tried // 2 < run.result["settings"]["batch"]:
+            if answer["status"] != "memory":
                 break
-            tried //= 2
         survived[kind] = tried
         run.step(f"{package}, model only", {"job": "model only peer", "peer": peer, "samples": min(samples, 64)})
+
+
+def fewer_and_fewer(samples: int, batch: int) -> Iterator[int]:
+    """`samples`, then 3/4, 1/2, 3/8, 1/4 ... of them, in whole batches, down to one batch."""
+    shares = [share / 2**halvings for halvings in range(32) for share in (1, 0.75)]
+    yield from dict.fromkeys(max(batch, int(samples * share) // batch * batch) for share in shares)
 
 
 def child(job: Json) -> None:
@@ -205,7 +211,8 @@ def whole_rows(steps: Json) -> list[Json]:
         samples = min(tries)
         row = _whole_row(peer, tries[samples], steps.get(f"{package}, model only", {}))
         if len(tries) > 1 and "reason" not in row:
-            row["reason"] = f"{2 * samples} sentences: {tries[2 * samples]['reason']}"
+            more = min(tried for tried in tries if tried > samples)
+            row["reason"] = f"{more} sentences: {tries[more]['reason']}"
         rows.append(row)
     return rows
 

@@ -19,6 +19,8 @@ from calibration_setup import Json, busy_seconds, read_feeds, resident_mib, work
 METHODS = ("minmax", "entropy", "legacy", "percentile", "mse")
 QUIET = 0.1
 """Cores that other processes may use in a round that counts; /proc/stat counts in steps of 0.01 s."""
+BUDGET_S = 150.0
+"""Seconds to wait for quiet rounds."""
 ENOUGH = 8
 """Quiet rounds that are enough to leave the others out."""
 Clock = npt.NDArray[np.float64]
@@ -85,12 +87,13 @@ def collect(job: Json) -> Json:
 def _rounds(engine: Any, tap: Any, collector: Any, feeds: list[Any], settings: Json) -> tuple[Clock, Clock]:
     """Milliseconds a batch, float64 (rounds, 3, 2): plain, shown, counted, each wall and CPU; and cores used by others.
 
-    Rounds go on until enough were quiet, or four times as many were made.
+    Rounds go on until as many as wanted were quiet, or BUDGET_S has passed.
     """
     rows: list[Any] = []
     noise: list[float] = []
     size, wanted = settings["round_batches"], settings["rounds"]
-    while sum(n < QUIET for n in noise) < wanted and len(rows) < 4 * wanted:
+    deadline = time.perf_counter() + BUDGET_S
+    while sum(n < QUIET for n in noise) < wanted and (len(rows) < ENOUGH or time.perf_counter() < deadline):
         number = len(rows)
         chosen = [feeds[(number * size + i) % len(feeds)] for i in range(size)]
         start, busy = _clock(), busy_seconds()
