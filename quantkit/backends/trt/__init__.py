@@ -13,5 +13,5 @@ and the GPU at hand can do stands in one table, `capabilities`; everything else 
     execution, engine        the runner
     inspection, audit        what an engine really computes
     timing                   latency by phases, as trtexec reports it
-    backend                  `TensorRTBackend`, which ties them together
+    support, backend         `TensorRTBackend`, which ties them together
 """
