@@ -1,5 +1,5 @@
 #!/bin/bash
-# usage: pack.sh DEST SHARED [MODEL] -- copies what benchmarks/gpu/session.sh needs into DEST, in two loads that fit
+# usage: pack.sh DEST SHARED [MODEL] -- copies what benchmarks/gpu/all.sh needs into DEST, in two loads that fit
 # a transfer limit of 64 MiB each:
 #   DEST/one   the first 40 MB of the weights, tokenizer and config, adapter, SST-2, recorded logits
 #   DEST/two   the rest of the weights

@@ -1,12 +1,12 @@
 #!/bin/bash
-# usage: session.sh DATA [STEP ...] -- everything that is shown on a GPU, step by step; without steps, all of them.
-# TRTPY is a Python with TensorRT, PyCUDA and quantkit's other packages; OUT receives session.tgz, with a log a step.
+# usage: all.sh DATA [STEP ...] -- everything that is shown on a GPU, step by step; without steps, all of them.
+# TRTPY is a Python with TensorRT, PyCUDA and quantkit's other packages; OUT receives results.tgz, with a log a step.
 # A step that fails or takes too long ends only itself.
 set -uo pipefail
 data=$1; shift
-TRTPY=${TRTPY:-python} OUT=${OUT:-gpu-session}
+TRTPY=${TRTPY:-python} OUT=${OUT:-gpu-results}
 here=$(cd "$(dirname "$0")" && pwd) root=$(cd "$(dirname "$0")/../.." && pwd)
-work=${WORK:-/tmp/quantkit-session}
+work=${WORK:-/tmp/quantkit-gpu}
 mkdir -p "$work" "$OUT"
 cd "$root"
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} QUANTKIT_CACHE=$work/cache QUANTKIT_GPU_DATA=$data
@@ -22,7 +22,7 @@ step() { # step NAME SECONDS COMMAND...
     timeout "$limit" "$@" >> "$work/$name.log" 2>&1
     echo "== $name: exit $?, $((SECONDS - started)) s" | tee -a "$work/$name.log" "$work/summary.txt"
     tail -n 40 "$work/$name.log"
-    tar czf "$OUT/session.tgz" -C "$work" --exclude=cache --exclude=numba . 2> /dev/null
+    tar czf "$OUT/results.tgz" -C "$work" --exclude=cache --exclude=numba . 2> /dev/null
 }
 
 steps="${*:-doctor run ways tests run-cache verify bench plain audit leak}"
