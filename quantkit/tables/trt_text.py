@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import TableError, UnknownNameError
-from quantkit.tables.table import CalibrationTable, Entry, decode
+from quantkit.tables.table import CalibrationTable, Entry, decode, shorten
 
 DEFAULT_VERSION = 8600
 LEGACY = "LegacyCalibration"
@@ -31,6 +31,9 @@ METHODS = {
 DEFAULT_ALGORITHM = "EntropyCalibration2"
 _ALGORITHM_OF = {"entropy": DEFAULT_ALGORITHM, "minmax": "MinMaxCalibration", "legacy": LEGACY}
 _LEGACY_DEFAULTS = {"regression_cutoff": 1.0, "quantile": 0.9999}
+
+HEADER_KEYS = ("tensorrt_algorithm", "tensorrt_version")
+"""Parameters of a table that keep the header it was read with; a writer may be asked for others."""
 
 _TRT_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9_]+)")
 _LEGACY_HEADER = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
@@ -71,19 +74,29 @@ def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTa
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not (match := _LINE.fullmatch(line)):
-            raise TableError(f"{source}, line {number}: expected `name: hexadecimal scale`, found {_cut(line)!r}.")
+            raise TableError(f"{source}, line {number}: expected `name: hexadecimal scale`, found {shorten(line)!r}.")
         name, digits = match.groups()
         if name in first_line:
-            message = f"{source}, line {number}: the tensor {_cut(name)!r} stands in line {first_line[name]} already."
+            message = (
+                f"{source}, line {number}: the tensor {shorten(name)!r} stands in line {first_line[name]} already."
+            )
             raise TableError(message, "Remove one of the two.")
         bits = int(digits, 16)
         if bits >= _INFINITY_BITS:  # the sign bit, all infinities and all NaNs lie up here
             value = np.uint32(bits).view(np.float32)
-            message = f"{source}, line {number}: the scale {digits} of {_cut(name)!r} is {value}; no build can use it."
+            message = (
+                f"{source}, line {number}: the scale {digits} of {shorten(name)!r} is {value}; no build can use it."
+            )
             raise TableError(message, "Calibrate again; a finite scale of 0 or more is expected.")
         first_line[name] = number
         entries[name] = Entry(np.uint32(bits).view(np.float32), method=method)
     return CalibrationTable(entries, algorithm=method, parameters=parameters)
+
+
+def looks_like(text: str) -> bool:
+    """Whether the first line is a header, of a known calibrator or not."""
+    first = text[:256].partition("\n")[0].removesuffix("\r")
+    return first.startswith("TRT-") or _LEGACY_HEADER.fullmatch(first) is not None
 
 
 def _header(table: CalibrationTable, algorithm: str | None, version: int | None) -> str:
@@ -112,7 +125,7 @@ def _read_header(line: str, source: str) -> tuple[str, dict[str, Any]]:
             return METHODS[LEGACY], {"quantile": quantile, "regression_cutoff": cutoff}
     known = ", ".join(name for name in METHODS if name != LEGACY)
     raise TableError(
-        f"{source}, line 1: expected a table's start, found {_cut(line)!r}.",
+        f"{source}, line 1: expected a table's start, found {shorten(line)!r}.",
         f"A TensorRT cache starts with TRT-<version>-<algorithm> (one of {known}) or, for the Legacy calibrator, "
         "with 0 <cutoff> <quantile>; a JSON table with {.",
     )
@@ -123,8 +136,3 @@ def _f64_hex(name: str, value: Any) -> str:
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise TableError(f"The Legacy parameter {name!r} is {value!r}, expected a number from 0 to 1.")
     return f"{int.from_bytes(struct.pack('>d', value), 'big'):x}"
-
-
-def _cut(text: str) -> str:
-    """`text` short enough for a message."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
