@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, migrate, run, table, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -47,11 +47,13 @@ for name, command in (
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
     ("verify", verify.verify),
+    ("migrate", migrate.migrate),
     ("export", export.export),
     ("audit", audit.audit),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
+app.add_typer(table.app)
 
 
 def main() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable, Entry
 
 
+NO_ENTRY = "the calibration table has no entry for it"
+
+
 @dataclass
 class Placement:
     """Where Q/DQ goes.
@@ -126,7 +129,7 @@ class Placer:
             self.asked[tensor] = next((self.entries[n] for n in self.names(tensor) if n in self.entries), None)
         entry = self.asked[tensor]
         if entry is None:
-            self.placement.skipped[tensor] = "the calibration table has no entry for it"
+            self.placement.skipped[tensor] = NO_ENTRY
             return None
         if symmetric or self.plan.symmetric or entry.minimum is None or entry.maximum is None:
             grid = Grid(entry.scale)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from quantkit.errors import TableError, UnknownNameError
 from quantkit.tables.table import CalibrationTable, Entry
 
-Prefer = Literal["", "first", "last", "widest"]
-PREFERENCES: tuple[Prefer, ...] = ("first", "last", "widest")
+PREFERENCES = ("first", "last", "widest")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def diff(first: CalibrationTable, second: CalibrationTable, tolerance: float = 0
     """Compares names and scales.
 
     Args:
-        first, second: the tables.
+        first: the table that ratios are against.
+        second: the other.
         tolerance: largest ratio of two scales, minus 1, that counts as no difference; with 0 they must be equal bit
             for bit.
     """
@@ -77,7 +76,7 @@ def diff(first: CalibrationTable, second: CalibrationTable, tolerance: float = 0
     )
 
 
-def merge(tables: Sequence[CalibrationTable], names: Sequence[str], prefer: Prefer = "") -> CalibrationTable:
+def merge(tables: Sequence[CalibrationTable], names: Sequence[str], prefer: str = "") -> CalibrationTable:
     """One table with the tensors of all, in the order in which they first come.
 
     Method, parameters and provenance are kept where all tables agree, and left out otherwise; each entry keeps its own.

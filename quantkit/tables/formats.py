@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import TableError, UnknownNameError
-from quantkit.files import read_bytes
+from quantkit.errors import InputError, TableError, UnknownNameError
+from quantkit.files import read_bytes, write_bytes
 from quantkit.tables import json_text, ort_flatbuffers, ort_json, ranges, trt_text
 from quantkit.tables.strict_json import parse_json
 from quantkit.tables.table import CalibrationTable, decode
@@ -192,6 +192,38 @@ def write_bytes_of(
         odd = next((a for a, b in zip(table.names, back.names, strict=False) if a != b or table[a] != back[b]), "")
         raise TableError(f"The tensor {odd!r} does not come back from the format {kind}.", "Choose another format.")
     return data, lost(table, back)
+
+
+def save_as(
+    table: CalibrationTable,
+    path: Path,
+    kind: str | None = None,
+    *,
+    algorithm: str | None = None,
+    tensorrt: str | None = None,
+) -> dict[str, Any]:
+    """Writes a table atomically; gives "file", "format", "tensors" and "lost", as JSON values.
+
+    Args:
+        table: what to write.
+        path: where to.
+        kind: the format; None takes the one of the suffix.
+        algorithm: calibrator in a TensorRT cache's header; None keeps the table's own.
+        tensorrt: version in that header, such as "10.3"; None keeps the table's own.
+
+    Raises:
+        InputError: an option of TensorRT's cache was given for another format.
+        TableError: the format cannot hold a name. StorageError: the file cannot be written.
+    """
+    chosen = kind or by_suffix(path)
+    if (algorithm or tensorrt) and chosen != "tensorrt":
+        raise InputError(
+            f"--tensorrt and --algorithm belong to TensorRT's cache, not to {chosen}.", "Add --to tensorrt."
+        )
+    version = trt_text.version_number(tensorrt) if tensorrt else None
+    data, said = write_bytes_of(table, chosen, algorithm=algorithm, version=version)
+    write_bytes(path, data)
+    return {"file": str(path), "format": chosen, "tensors": len(table), "lost": said}
 
 
 def lost(table: CalibrationTable, back: CalibrationTable) -> list[str]:

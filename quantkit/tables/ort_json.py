@@ -106,7 +106,8 @@ def _entry(value: Any, method: str, where: str) -> Entry:
         )
     low, high = (_number(value[key], key, where) for key in ("lowest", "highest"))
     try:
-        found = entry_of(low, high, extremes=True)
+        # A symmetric range is a threshold, not a pair of extremes; `dumps` writes one where it knows no extremes.
+        found = entry_of(low, high, extremes=low != -high)
     except TableError as error:
         raise TableError(where + error.message) from error
     return Entry(found.scale, found.minimum, found.maximum, method)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from quantkit.errors import TableError
-from quantkit.tables.table import CalibrationTable, shorten
+from quantkit.tables.formats import read_limited
+from quantkit.tables.table import CalibrationTable, decode, shorten
 
 ARROW = "=>"
 REGEX = "regex:"
@@ -96,6 +98,23 @@ def parse_rules(text: str, source: str) -> list[Rule]:
         for number, line in lines
         if line.strip() and not line.lstrip().startswith("#")
     ]
+
+
+def gather_rules(file: Path | None, exact: Iterable[str], regex: Iterable[str]) -> list[Rule]:
+    """The rules of a file, then those given one by one, in order.
+
+    Raises:
+        TableError: there is none at all, or one that cannot be read; file and line, or the option, are named.
+        StorageError: the file cannot be read.
+    """
+    rules: list[Rule] = []
+    if file is not None:
+        rules += parse_rules(decode(read_limited(file), str(file)), str(file))
+    rules += [parse_rule(text, "--exact", regex=False) for text in exact]
+    rules += [parse_rule(text, "--regex", regex=True) for text in regex]
+    if not rules:
+        raise TableError("There is no rule to rename by.", "Give --rules, --exact or --regex.")
+    return rules
 
 
 def rename(table: CalibrationTable, rules: Iterable[Rule]) -> Renamed:

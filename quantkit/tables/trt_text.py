@@ -99,6 +99,25 @@ def looks_like(text: str) -> bool:
     return first.startswith("TRT-") or _LEGACY_HEADER.fullmatch(first) is not None
 
 
+def version_number(text: str) -> int:
+    """The number in a header for a version: "8.6" gives 8600, "10.3.0" gives 100300; a number stays as it is.
+
+    Raises:
+        TableError: it is no version.
+    """
+    match = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,2})(?:\.([0-9]{1,2}))?", text)
+    if match is None:
+        if re.fullmatch(r"[0-9]{4,9}", text):
+            return int(text)
+        raise TableError(f"{text!r} is no TensorRT version.", "Give one such as 8.6 or 10.3.0.")
+    return header_number(*(int(part or 0) for part in match.groups()))
+
+
+def header_number(major: int, minor: int, patch: int = 0) -> int:
+    """A version as TensorRT writes it into headers: 8600 for 8.6.0, and since TensorRT 10 100300 for 10.3.0."""
+    return major * (10000 if major >= 10 else 1000) + minor * 100 + patch
+
+
 def _header(table: CalibrationTable, algorithm: str | None, version: int | None) -> str:
     """The first line."""
     own = table.parameters

@@ -132,8 +132,9 @@ def reciprocal(scanned: Scanned) -> list[Finding]:
         )
         return [Finding("error", "reciprocal", text)]
     text = (
-        f"the median scale is {median:.3g}, so half of the tensors would reach beyond {INT8_MAX * median:.3g}; scales of "
-        f"a network are usually below 0.1. If these are 1 / scale, the median threshold is {INT8_MAX / median:.3g}."
+        f"the median scale is {median:.3g}, so half of the tensors would reach beyond {INT8_MAX * median:.3g}; "
+        "a network's scales are usually below 0.1. If these are 1 / scale, the median threshold is "
+        f"{INT8_MAX / median:.3g}."
     )
     return [Finding("warning", "reciprocal", text)]
 

@@ -1,0 +1,239 @@
+"""From TensorRT's calibrators to TensorRT 11, which takes only Q/DQ models: a calibration cache put into the graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantkit.backends import get_backend
+from quantkit.errors import InputError, ModelError, QuantkitError, TableError
+from quantkit.files import write_bytes
+from quantkit.pipeline.toolbox import load_any
+from quantkit.tables.table import CalibrationTable
+from quantkit.tables.validate import UNNAMED
+
+if TYPE_CHECKING:
+    import onnx
+
+    from quantkit.network.index import GraphIndex
+    from quantkit.network.qdq import QdqResult
+
+GENERAL = "general"
+CHECKED_WITH = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What became of a table's entries and of a model's products.
+
+    Attributes:
+        file: the model that was written.
+        placement: the mode of the encoder's placement, or "general".
+        quantized: names of the products that compute in INT8.
+        carried: tensor -> name of the entry its scale is from (its own, or that of the tensor it reorders).
+        unnamed: entries with names that TensorRT gave to layers without one.
+        unknown: other entries that name no tensor of the model.
+        constants: entries that name a constant; weights are quantized per channel from their values.
+        zero: entries whose scale is zero, or too small to divide by.
+        unused: entry of an activation that got no pair -> why.
+        missing: tensors that products read, and that the table has no scale for.
+        left_float: product or tensor that stays FP32 -> why.
+        checks: runtime -> "" when the model loads in it, else why not.
+        notes: further remarks, a sentence each.
+    """
+
+    file: str
+    placement: str
+    quantized: tuple[str, ...]
+    carried: dict[str, str]
+    unnamed: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    unused: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    left_float: dict[str, str] = field(default_factory=dict)
+    checks: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+def migrate(
+    cache: Path,
+    model: Path,
+    out: Path,
+    *,
+    placement: str = "",
+    skip: frozenset[str] = frozenset(),
+    check: bool = True,
+    force: bool = False,
+) -> Migration:
+    """Writes a model with Q/DQ pairs whose scales are those of a calibration cache, bit for bit.
+
+    Args:
+        cache: a table of any format; TensorRT's cache, usually.
+        model: the float32 model that was calibrated: an .onnx file, or a folder in Hugging Face layout.
+        out: the .onnx file to write.
+        placement: a mode of `PrecisionPlan`, or "general"; empty takes "gemm" where encoder layers are recognised, and
+            "general" where not.
+        skip: names or patterns of what stays FP32; see `PrecisionPlan`.
+        check: load the result in onnxruntime and OpenVINO, where they are installed.
+        force: use a table whose provenance names another model.
+
+    Raises:
+        TableError: no table, the table of another model, or not one product could be quantized.
+        InputError: `out` is the model itself.
+        ModelError: the model cannot be quantized; see `read_plain` and `insert_qdq`.
+    """
+    from quantkit.network.general import place_everywhere
+    from quantkit.network.index import GraphIndex
+    from quantkit.network.precision import PrecisionPlan
+    from quantkit.network.qdq import insert_qdq
+
+    if out.exists() and model.exists() and out.samefile(model):
+        raise InputError(f"{out} is the model itself.", "Write to another file with --out.")
+    loaded = load_any(cache)
+    table = loaded.table
+    proto, notes = _read(model)
+    if not force:
+        _check_origin(table, model)
+    chosen = placement or _placement_for(proto)
+    if chosen == GENERAL:
+        result = insert_qdq(proto, table, PrecisionPlan(skip=skip), place_everywhere)
+    else:
+        result = insert_qdq(proto, table, PrecisionPlan(chosen, skip))
+    if not result.quantized:
+        why = next(iter(result.skipped.items()), ("nothing", "the placement covers nothing"))
+        raise TableError(
+            f"No product of the model could be quantized: {why[0]}: {why[1]}.", "Is it this model's table?"
+        )
+    _verify(result)
+    write_bytes(out, result.proto.SerializeToString())
+    index = GraphIndex(proto.graph)
+    carried = {tensor: name for tensor in result.grids if (name := _entry_name(index, tensor, table)) in table}
+    fixed = [tensor for tensor, name in carried.items() if table[name].scale != result.grids[tensor].scale]
+    if fixed:
+        notes.append(f"{len(fixed)} tensors have a fixed range, whatever the table says: probabilities, [0, 1].")
+    return Migration(
+        str(out),
+        chosen,
+        tuple(result.quantized),
+        {tensor: name for tensor, name in carried.items() if tensor not in fixed},
+        checks=_load_everywhere(result.proto) if check else {},
+        notes=(*loaded.notes, *notes),
+        **_left_behind(index, table, result),
+    )
+
+
+def _read(model: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """The float32 graph, and notes on it."""
+    from quantkit.network.model import load_model
+    from quantkit.network.onnx_import import read_plain
+
+    if model.is_dir():
+        network = load_model(model)
+        return network.proto, list(network.notes)
+    return read_plain(model)
+
+
+def _placement_for(proto: onnx.ModelProto) -> str:
+    """The placement that fits a graph: the encoder's where its layers are recognised."""
+    from quantkit.network.index import GraphIndex
+    from quantkit.network.structure import find_encoder
+
+    encoder = find_encoder(GraphIndex(proto.graph))
+    return "gemm" if encoder.num_layers and encoder.sites else GENERAL
+
+
+def _check_origin(table: CalibrationTable, model: Path) -> None:
+    """Refuses a table whose provenance names another model, where the model's hash can be told."""
+    from quantkit.network.model import load_model
+
+    if table.provenance is None:
+        return
+    try:
+        found = load_model(model).sha256
+    except ModelError:
+        return
+    if found != table.provenance.model_sha256:
+        raise TableError(
+            f"The table is of the model {table.provenance.model_sha256[:12]}..., and {model} is {found[:12]}...",
+            "Calibrate this model, or use the table all the same with --force.",
+        )
+
+
+def _verify(result: QdqResult) -> None:
+    """Checks the result: a valid model, from which every scale is read back bit for bit."""
+    import onnx
+
+    from quantkit.network.qdq_reader import find_scales
+
+    try:
+        onnx.checker.check_model(result.proto)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(f"The quantized model is not valid: {str(error).splitlines()[0]}") from error
+    back = {found.tensor: found.scale for found in find_scales(result.proto).activations}
+    wrong = [name for name, grid in result.grids.items() if back.get(name) != grid.scale]
+    if wrong:
+        raise ModelError(f"The scale of {wrong[0]!r} does not come back from the quantized model.")
+
+
+def _entry_name(index: GraphIndex, tensor: str, table: CalibrationTable) -> str:
+    """The entry that gave a tensor its scale; the tensor itself where the range is a fixed one."""
+    return tensor if tensor in table else index.aliases.get(tensor, tensor)
+
+
+def _left_behind(index: GraphIndex, table: CalibrationTable, result: QdqResult) -> dict[str, Any]:
+    """The entries that no pair came of, sorted by reason, and the products without scale."""
+    from quantkit.network.placement import NO_ENTRY
+
+    used = {_entry_name(index, tensor, table) for tensor in result.grids}
+    tensors = {*index.producer, *(info.name for info in index.inputs)}
+    rest = [name for name in table.names if name not in used]
+    zero = [name for name in rest if not _usable(table, name)]
+    unknown = [name for name in rest if name not in tensors and name not in index.initializers and name not in zero]
+    missing = [name for name, why in result.skipped.items() if why == NO_ENTRY]
+    return {
+        "unnamed": tuple(name for name in unknown if UNNAMED.match(name)),
+        "unknown": tuple(name for name in unknown if not UNNAMED.match(name)),
+        "constants": tuple(name for name in rest if name in index.initializers and name not in zero),
+        "zero": tuple(zero),
+        "unused": {name: _why(index, name) for name in rest if name in tensors and name not in zero},
+        "missing": tuple(missing),
+        "left_float": dict(result.skipped),
+    }
+
+
+def _usable(table: CalibrationTable, name: str) -> bool:
+    """Whether an entry's scale can be divided by."""
+    from quantkit.network.precision import Grid
+
+    return Grid(table[name].scale).usable
+
+
+def _why(index: GraphIndex, tensor: str) -> str:
+    """Why an activation got no pair: what reads it."""
+    kinds = Counter(node.op_type for node in index.consumers.get(tensor, ()))
+    if not kinds:
+        return "nothing reads it"
+    return "read by " + ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
+
+
+def _load_everywhere(proto: onnx.ModelProto) -> dict[str, str]:
+    """Runtime -> "" or why it does not take the model; runtimes that are not installed are left out."""
+    found = {}
+    for name in CHECKED_WITH:
+        backend = get_backend(name)
+        if backend.available():
+            continue
+        try:
+            backend.compile(proto, "int8").close()
+            found[name] = ""
+        except QuantkitError as error:
+            found[name] = error.message
+    return found
