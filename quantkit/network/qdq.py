@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
-from quantkit.network.index import GraphIndex, attribute, reads
+from quantkit.network.index import GraphIndex, WeightMatMul, attribute, reads
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan
 from quantkit.qparams import quantize, weight_scales
@@ -59,6 +59,7 @@ def insert_qdq(
     proto: onnx.ModelProto,
     table: CalibrationTable,
     plan: PrecisionPlan,
+    *,
     rule: Callable[[GraphIndex, CalibrationTable, PrecisionPlan], Placement] = place,
 ) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
@@ -119,11 +120,10 @@ class _Rewriter:
         before: list[onnx.NodeProto] = []
         dequantized: dict[tuple[str, int], str] = {}
         for product in self.placement.dense:
-            node = self.nodes[product.node]
-            key = (product.weight, output_axis(node))
+            key = (product.weight, output_axis(self.nodes[product.node]))
             if key not in dequantized:
-                dequantized[key] = self._weight(*key, before)
-            node.input[1] = dequantized[key]
+                dequantized[key] = self._weight(product, before)
+            self.nodes[product.node].input[1] = dequantized[key]
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
@@ -150,8 +150,9 @@ class _Rewriter:
             helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values),
         )
 
-    def _weight(self, name: str, axis: int, nodes: list[onnx.NodeProto]) -> str:
+    def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
+        name, axis = product.weight, output_axis(self.nodes[product.node])
         weight = numpy_helper.to_array(self.index.initializers[name])
         scales = self.scales[name] = weight_scales(weight, axis)
         along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]

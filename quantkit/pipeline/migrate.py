@@ -104,7 +104,7 @@ def migrate(
         _check_origin(table, model)
     chosen = placement or _placement_for(proto)
     if chosen == GENERAL:
-        result = insert_qdq(proto, table, PrecisionPlan(skip=skip), place_everywhere)
+        result = insert_qdq(proto, table, PrecisionPlan(skip=skip), rule=place_everywhere)
     else:
         result = insert_qdq(proto, table, PrecisionPlan(chosen, skip))
     if not result.quantized:
