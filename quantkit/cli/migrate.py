@@ -12,7 +12,7 @@ from quantkit.cli.options import JSON, QUIET
 if TYPE_CHECKING:
     from quantkit.pipeline.migrate import Migration
 
-MOST_SHOWN = 10
+MOST_SHOWN = 5
 
 
 def migrate(
@@ -30,6 +30,13 @@ def migrate(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", help="Tensor, node or weight that stays FP32; shell patterns will do.")
     ] = None,
+    float_weights: Annotated[
+        bool,
+        typer.Option(
+            "--float-weights/--int8-weights",
+            help="Weights as float constants behind QuantizeLinear, which TensorRT 8.6 needs, or as int8 constants.",
+        ),
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Load the result in onnxruntime and OpenVINO.")
     ] = True,
@@ -43,7 +50,14 @@ def migrate(
     """
     from quantkit.pipeline.migrate import migrate as run
 
-    done = run(cache, model, out, placement=placement, skip=frozenset(skip or ()), check=check, force=force)
+    done = run(
+        *(cache, model, out),
+        placement=placement,
+        skip=frozenset(skip or ()),
+        float_weights=float_weights,
+        check=check,
+        force=force,
+    )
     if json:
         from quantkit.cli.show import show_json
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from quantkit.network.qdq import QdqResult
 
 GENERAL = "general"
+UNNAMED_SOFTMAX = re.compile(r"\(Unnamed Layer\* ([0-9]{1,9})\) \[Softmax\]_output$")
 CHECKED_WITH = ("onnxruntime", "openvino")
 
 
@@ -70,6 +73,7 @@ def migrate(
     *,
     placement: str = "",
     skip: frozenset[str] = frozenset(),
+    float_weights: bool = False,
     check: bool = True,
     force: bool = False,
 ) -> Migration:
@@ -82,6 +86,8 @@ def migrate(
         placement: a mode of `PrecisionPlan`, or "general"; empty takes "gemm" where encoder layers are recognised, and
             "general" where not.
         skip: names or patterns of what stays FP32; see `PrecisionPlan`.
+        float_weights: write weights as float constants behind QuantizeLinear, as TensorRT 8.6 wants them, instead of as
+            int8 constants.
         check: load the result in onnxruntime and OpenVINO, where they are installed.
         force: use a table whose provenance names another model.
 
@@ -90,6 +96,7 @@ def migrate(
         InputError: `out` is the model itself.
         ModelError: the model cannot be quantized; see `read_plain` and `insert_qdq`.
     """
+    from quantkit.network.float_weights import with_float_weights
     from quantkit.network.general import place_everywhere
     from quantkit.network.index import GraphIndex
     from quantkit.network.precision import PrecisionPlan
@@ -98,10 +105,12 @@ def migrate(
     if out.exists() and model.exists() and out.samefile(model):
         raise InputError(f"{out} is the model itself.", "Write to another file with --out.")
     loaded = load_any(cache)
-    table = loaded.table
     proto, notes = _read(model)
     if not force:
-        _check_origin(table, model)
+        _check_origin(loaded.table, model)
+    index = GraphIndex(proto.graph)
+    softmax = _softmax_entries(index, loaded.table)
+    table = _with_copies(loaded.table, softmax)
     chosen = placement or _placement_for(proto)
     if chosen == GENERAL:
         result = insert_qdq(proto, table, PrecisionPlan(skip=skip), rule=place_everywhere)
@@ -112,21 +121,22 @@ def migrate(
         raise TableError(
             f"No product of the model could be quantized: {why[0]}: {why[1]}.", "Is it this model's table?"
         )
-    _verify(result)
-    write_bytes(out, result.proto.SerializeToString())
-    index = GraphIndex(proto.graph)
-    carried = {tensor: name for tensor in result.grids if (name := _entry_name(index, tensor, table)) in table}
-    fixed = [tensor for tensor, name in carried.items() if table[name].scale != result.grids[tensor].scale]
+    quantized = with_float_weights(result.proto) if float_weights else result.proto
+    _verify(quantized, result)
+    write_bytes(out, quantized.SerializeToString())
+    sources = {tensor: _entry_name(index, tensor, table) for tensor in result.grids}
+    fixed = [t for t, name in sources.items() if name not in table or table[name].scale != result.grids[t].scale]
     if fixed:
         notes.append(f"{len(fixed)} tensors have a fixed range, whatever the table says: probabilities, [0, 1].")
+    carried = {tensor: softmax.get(name, name) for tensor, name in sources.items() if tensor not in fixed}
     return Migration(
         str(out),
         chosen,
         tuple(result.quantized),
-        {tensor: name for tensor, name in carried.items() if tensor not in fixed},
-        checks=_load_everywhere(result.proto) if check else {},
+        carried,
+        checks=_load_everywhere(quantized) if check else {},
         notes=(*loaded.notes, *notes),
-        **_left_behind(index, table, result),
+        **_left_behind(index, loaded.table, result, carried, softmax),
     )
 
 
@@ -167,17 +177,36 @@ def _check_origin(table: CalibrationTable, model: Path) -> None:
         )
 
 
-def _verify(result: QdqResult) -> None:
+def _softmax_entries(index: GraphIndex, table: CalibrationTable) -> dict[str, str]:
+    """Result of a Softmax -> the entry of the layer that TensorRT's parser made of it, which has no name of its own.
+
+    The parser puts reshapes around a Softmax, and the name of its result goes to the last of them. Layers are numbered
+    in graph order, so the entries belong to the Softmax nodes in turn; where the numbers differ none is taken.
+    """
+    entries = {int(match[1]): name for name in table.names if (match := UNNAMED_SOFTMAX.match(name))}
+    results = [node.output[0] for node in index.graph.node if node.op_type == "Softmax"]
+    if len(entries) != len(results) or any(name in table for name in results):
+        return {}
+    return dict(zip(results, (entries[number] for number in sorted(entries)), strict=True))
+
+
+def _with_copies(table: CalibrationTable, copies: Mapping[str, str]) -> CalibrationTable:
+    """The table with further entries: new name -> name of the entry that is copied."""
+    added = {new: table[old] for new, old in copies.items()}
+    return CalibrationTable({**table.entries, **added}, table.algorithm, table.parameters, table.provenance)
+
+
+def _verify(proto: onnx.ModelProto, result: QdqResult) -> None:
     """Checks the result: a valid model, from which every scale is read back bit for bit."""
     import onnx
 
     from quantkit.network.qdq_reader import find_scales
 
     try:
-        onnx.checker.check_model(result.proto)
+        onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"The quantized model is not valid: {str(error).splitlines()[0]}") from error
-    back = {found.tensor: found.scale for found in find_scales(result.proto).activations}
+    back = {found.tensor: found.scale for found in find_scales(proto).activations}
     wrong = [name for name, grid in result.grids.items() if back.get(name) != grid.scale]
     if wrong:
         raise ModelError(f"The scale of {wrong[0]!r} does not come back from the quantized model.")
@@ -188,24 +217,35 @@ def _entry_name(index: GraphIndex, tensor: str, table: CalibrationTable) -> str:
     return tensor if tensor in table else index.aliases.get(tensor, tensor)
 
 
-def _left_behind(index: GraphIndex, table: CalibrationTable, result: QdqResult) -> dict[str, Any]:
+def _left_behind(
+    index: GraphIndex,
+    table: CalibrationTable,
+    result: QdqResult,
+    carried: Mapping[str, str],
+    softmax: Mapping[str, str],
+) -> dict[str, Any]:
     """The entries that no pair came of, sorted by reason, and the products without scale."""
     from quantkit.network.placement import NO_ENTRY
 
-    used = {_entry_name(index, tensor, table) for tensor in result.grids}
-    tensors = {*index.producer, *(info.name for info in index.inputs)}
+    places = {name: name for name in (*index.producer, *(info.name for info in index.inputs))}
+    places |= {entry: tensor for tensor, entry in softmax.items()}
+    used = set(carried.values())
     rest = [name for name in table.names if name not in used]
     zero = [name for name in rest if not _usable(table, name)]
-    unknown = [name for name in rest if name not in tensors and name not in index.initializers and name not in zero]
-    missing = [name for name, why in result.skipped.items() if why == NO_ENTRY]
+    known = {name: places[name] for name in rest if name in places and name not in zero}
+    constants = [name for name in rest if name in index.initializers and name not in zero]
+    unknown = [name for name in rest if not (name in zero or name in known or name in constants)]
     return {
         "unnamed": tuple(name for name in unknown if UNNAMED.match(name)),
         "unknown": tuple(name for name in unknown if not UNNAMED.match(name)),
-        "constants": tuple(name for name in rest if name in index.initializers and name not in zero),
+        "constants": tuple(constants),
         "zero": tuple(zero),
-        "unused": {name: _why(index, name) for name in rest if name in tensors and name not in zero},
-        "missing": tuple(missing),
-        "left_float": dict(result.skipped),
+        "unused": {
+            name: "its pair has a fixed range" if tensor in result.grids else _why(index, tensor)
+            for name, tensor in known.items()
+        },
+        "missing": tuple(name for name, why in result.skipped.items() if why == NO_ENTRY),
+        "left_float": {name: why for name, why in result.skipped.items() if why != NO_ENTRY},
     }
 
 
