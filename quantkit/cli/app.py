@@ -13,8 +13,10 @@ import typer
 from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, migrate, run, table, verify
 from quantkit.errors import QuantkitError
 
+PROGRAM = "quantkit"
+
 app = typer.Typer(
-    name="quantkit",
+    name=PROGRAM,
     help="INT8 calibration and quantization of BERT-class models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -62,7 +64,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        app(prog_name=PROGRAM)  # also where it runs as `python -m quantkit`: completion goes by this name
     except QuantkitError as error:
         fail(error.message, error.hint)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.options import JSON, QUIET
+from quantkit.cli.options import CHOICES, JSON, QUIET, completer
 
 if TYPE_CHECKING:
     from quantkit.pipeline.migrate import Migration
@@ -25,6 +25,7 @@ def migrate(
             "--placement",
             help="gemm, ffn-only, gemm+residual, gemm+residual+mha, or general (every MatMul, Gemm and Conv).",
             show_default="gemm for a BERT, else general",
+            autocompletion=completer(("general", *CHOICES["placement"])),
         ),
     ] = "",
     skip: Annotated[

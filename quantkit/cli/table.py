@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.cli.options import JSON, QUIET
+from quantkit.cli.options import JSON, QUIET, completer
 
 app = typer.Typer(
     name="table",
@@ -16,12 +16,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-KINDS = "tensorrt, json, onnxruntime, flatbuffers, text, ranges"
+NAMES = ("tensorrt", "json", "onnxruntime", "flatbuffers", "text", "ranges")
+SORTS = ("file", "name", "amax", "method")
+PREFERENCES = ("first", "last", "widest")
+KINDS = ", ".join(NAMES)
 TABLE = "Calibration table of any format, or an .onnx model with Q/DQ nodes."
 Source = Annotated[Path, typer.Argument(help=TABLE, show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; its suffix says the format.")]
-From = Annotated[str | None, typer.Option("--from", help=f"Format of the input, where looking is not enough: {KINDS}.")]
-To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {KINDS}. Else the suffix of the file says it.")]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help=f"Format of the input, where looking is not enough: {KINDS}.",
+        autocompletion=completer(NAMES),
+    ),
+]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        help=f"Format to write: {KINDS}. Else the suffix of the file says it.",
+        autocompletion=completer(NAMES),
+    ),
+]
 Trt = Annotated[
     str | None, typer.Option("--tensorrt", help="TensorRT version in the cache's header, for example 8.6 or 10.3.")
 ]
@@ -34,7 +51,9 @@ Algorithm = Annotated[
 def show(
     table: Source,
     match: Annotated[str, typer.Option("--match", help="Only names that fit this shell pattern.")] = "*",
-    sort: Annotated[str, typer.Option("--sort", help="file, name, amax or method.")] = "file",
+    sort: Annotated[
+        str, typer.Option("--sort", help="file, name, amax or method.", autocompletion=completer(SORTS))
+    ] = "file",
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
     limit: Annotated[int, typer.Option("--limit", help="At most so many rows; 0 is all.", min=0)] = 0,
     weights: Annotated[
@@ -79,7 +98,12 @@ def merge(
     tables: Annotated[list[Path], typer.Argument(help="Tables of any format, two or more.", show_default=False)],
     out: Out,
     prefer: Annotated[
-        str, typer.Option("--prefer", help="Where scales of a tensor differ, take the first, last or widest.")
+        str,
+        typer.Option(
+            "--prefer",
+            help="Where scales of a tensor differ, take the first, last or widest.",
+            autocompletion=completer(PREFERENCES),
+        ),
     ] = "",
     to: To = None,
     json: JSON = False,

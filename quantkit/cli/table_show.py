@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantkit.cli.show import show_json
+from quantkit.cli.table import SORTS
 from quantkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable, Entry
 
 MOST_SHOWN = 20
-SORTS = ("file", "name", "amax", "method")
 
 
 @dataclass(frozen=True)

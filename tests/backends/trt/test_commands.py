@@ -183,7 +183,7 @@ def test_audit_of_a_plan_and_of_a_stranger_s(common, tmp_path, cli) -> None:
 
 
 def test_doctor_prints_the_table(fake_trt, cli) -> None:
-    code, out, _ = cli("doctor")
+    code, out, _ = cli("doctor", "--all")
     assert code == 0
     assert "tensorrt calibrators: yes. Entropy, Entropy2, MinMax and Legacy calibrators." in " ".join(out.split())
     assert "tensorrt int64: no." in out
