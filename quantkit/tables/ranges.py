@@ -83,7 +83,8 @@ def _entry(value: Any, where: str) -> Entry:
     pair = isinstance(value, list) and len(value) == 2
     numbers = value if pair else [value]
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
-        raise TableError(f"{where}expected amax or [min, max], found {shorten(repr(value))}.")
+        found = repr(value) if isinstance(value, str) else type(value).__name__
+        raise TableError(f"{where}expected amax or [min, max], found {shorten(found)}.")
     try:
         low, high = (float(number) for number in (numbers if pair else (0, value)))
         if not pair and high < 0:

@@ -115,7 +115,7 @@ def reciprocal(scanned: Scanned) -> list[Finding]:
     }
     # A threshold may exceed the largest value seen, but only up to the end of its histogram, twice that value.
     wide = [name for name, (amax, most) in seen.items() if most and amax > 4 * most]
-    if len(wide) > MOST * len(seen) > 0:
+    if len(wide) > FEW * len(seen):
         turned = [name for name in wide if 2**-6 < INT8_MAX**2 / seen[name][0] / seen[name][1] <= 4]
         meaning = "1 / scale" if len(turned) > MOST * len(wide) else "something other than amax / 127"
         text = f"{len(wide)} of {len(seen)} thresholds are over four times the largest value seen: these are {meaning}."

@@ -1,4 +1,4 @@
-"""A BERT classifier as torch.onnx.export names it, with small random weights: the names in TensorRT's recorded caches."""
+"""A BERT classifier as torch.onnx.export names it, with small random weights: the names of TensorRT's recordings."""
 
 from __future__ import annotations
 
