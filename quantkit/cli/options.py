@@ -55,7 +55,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "Leave padded positions out of the statistics; TensorRT counts them.",
         CALIBRATION,
     ),
-    "table": (Path, ("--table",), "Calibration table to use, of any format: quantkit's JSON, a TensorRT cache ...", CALIBRATION),
+    "table": (
+        Path,
+        ("--table",),
+        "Calibration table to use, of any format: quantkit's JSON, a TensorRT cache ...",
+        CALIBRATION,
+    ),
     "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
     "backend": (str, ("--backend",), "What runs the model: openvino, onnxruntime or tensorrt.", ENGINES),
     "precisions": (str, ("--precision", "-p"), "Engines: fp32, fp16, int8, with commas.", ENGINES),

@@ -146,10 +146,12 @@ class _Reader:
         self.pairs = 0
 
     def run(self) -> None:
-        """Looks at every node of the two kinds."""
+        """Looks at every quantizer, and at every constant that was quantized before."""
         for node in self._nodes():
             self.pairs += 1
-            source = node.input[0]
+            source: object = node.input[0]
+            if not isinstance(source, str):  # protobuf gives bytes where they are not UTF-8
+                raise ModelError(f"The model has a tensor whose name is not UTF-8: {source!r}.", "Export it again.")
             if len(node.input) < 2 or (scales := self._constant(node.input[1])) is None:
                 self.notes.append(f"{source!r} is left out: its scale is computed at run time.")
             elif source in self.constants:
@@ -158,12 +160,25 @@ class _Reader:
                 self._activation(node, source, scales)
 
     def _nodes(self) -> Iterator[onnx.NodeProto]:
-        kinds = ("QuantizeLinear", "DequantizeLinear")
-        return (node for node in self.index.graph.node if node.op_type in kinds and node.input)
+        for node in self.index.graph.node:
+            if node.input and node.op_type == "QuantizeLinear":
+                yield node
+            elif node.input and node.op_type == "DequantizeLinear":
+                self.pairs += node.input[0] not in self.constants
+                if node.input[0] in self.constants:
+                    yield node
 
     def _constant(self, name: str) -> npt.NDArray[Any] | None:
         """Value of a constant; None when the tensor is none."""
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+        if name not in self.constants:
+            return None
+        try:
+            value: npt.NDArray[Any] = numpy_helper.to_array(self.constants[name])
+            return value
+        except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+            raise ModelError(
+                f"The constant {name!r} cannot be read: {error}.", "Fetch or export the model again."
+            ) from error
 
     def _zero_points(self, node: onnx.NodeProto) -> tuple[npt.NDArray[np.int64] | None, int]:
         """Zero points (0 where there are none) and the type of the codes; None when they are computed."""
