@@ -180,6 +180,8 @@ def test_audit_of_a_plan_and_of_a_stranger_s(common, tmp_path, cli) -> None:
     code, out, _ = cli("audit", tmp_path / "copy.plan", "--trust", "--json")
     assert code == 0
     assert json.loads(out)["layers"] == 2
+    _, out, _ = cli("audit", plan, "--quiet")
+    assert out.splitlines() == json.loads(cli("audit", plan, "--json")[1])["verdict"]
 
 
 def test_doctor_prints_the_table(fake_trt, cli) -> None:
