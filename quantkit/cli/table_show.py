@@ -183,7 +183,8 @@ def show_findings(path: Path, count: int, findings: Sequence[Finding], json: boo
         if total > MOST_SHOWN:
             console.print(f"{level}: {code}: and {total - MOST_SHOWN} more; --json lists them all")
     counts = Counter(finding.level for finding in findings)
-    summary = ", ".join(f"{counts[level]} {level}s" for level in ("error", "warning", "note"))
+    levels = ("error", "warning", "note")
+    summary = ", ".join(f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in levels)
     console.print(f"{path}: {count} tensors; {summary}", soft_wrap=True)
 
 
