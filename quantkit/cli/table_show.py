@@ -19,10 +19,11 @@ from quantkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from quantkit.tables.compare import Difference
-    from quantkit.tables.scan import Finding
+    from quantkit.tables.scan import Finding, Level
     from quantkit.tables.table import CalibrationTable, Entry
 
 MOST_SHOWN = 20
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,7 @@ def show_findings(path: Path, count: int, findings: Sequence[Finding], json: boo
         if total > MOST_SHOWN:
             console.print(f"{level}: {code}: and {total - MOST_SHOWN} more; --json lists them all")
     counts = Counter(finding.level for finding in findings)
-    levels = ("error", "warning", "note")
-    summary = ", ".join(f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in levels)
+    summary = ", ".join(f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS)
     console.print(f"{path}: {count} tensors; {summary}", soft_wrap=True)
 
 

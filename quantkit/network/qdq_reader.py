@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,25 @@ def find_scales(model: onnx.ModelProto, label: str = "the model") -> QdqScales:
             "Give a model with Q/DQ nodes; integer operators (QLinearConv, MatMulInteger) are not read.",
         )
     return QdqScales(tuple(reader.activations.values()), tuple(reader.weights.values()), tuple(reader.notes))
+
+
+def verify_scales(model: onnx.ModelProto, scales: Mapping[str, np.float32]) -> None:
+    """Makes sure that a quantized model is valid and that these scales are read back from it, bit for bit.
+
+    Args:
+        model: the model.
+        scales: quantized activation -> its scale.
+
+    Raises:
+        ModelError: it is not valid, or the scale of a tensor does not come back.
+    """
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(f"The quantized model is not valid: {str(error).splitlines()[0]}") from error
+    back = {found.tensor: found.scale for found in find_scales(model).activations}
+    if wrong := [name for name, scale in scales.items() if name not in back or back[name].tobytes() != scale.tobytes()]:
+        raise ModelError(f"The scale of {wrong[0]!r} does not come back from the quantized model.")
 
 
 class _Reader:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from quantkit.errors import TableError
-from quantkit.tables.ranges import NUMBER, amax_of, entry_of
+from quantkit.tables.ranges import NUMBER, amax_of, entry_of_upper_end
 from quantkit.tables.table import CalibrationTable, Entry, shorten
 
 LONGEST_VALUE = 64
@@ -54,18 +54,7 @@ def loads(data: bytes, source: str = "calibration.flatbuffers") -> CalibrationTa
                 raise TableError(f"{where}the name stands in it twice.")
             if len(digits) > LONGEST_VALUE or not NUMBER.fullmatch(digits):
                 raise TableError(f"{where}expected a decimal number, found {shorten(digits)!r}.")
-            amax = float(digits)
-            if amax < 0:
-                # onnxruntime writes max(highest, lowest): a tensor of [-50, -3] stands there as -3.
-                raise TableError(
-                    f"{where}its range is {digits}: the upper end of a range below zero, from which the threshold "
-                    "does not follow.",
-                    "Read onnxruntime's calibration.json, which has both ends.",
-                )
-            try:
-                entries[name] = entry_of(0.0, amax, extremes=False)
-            except TableError as error:
-                raise TableError(where + error.message) from error
+            entries[name] = entry_of_upper_end(float(digits), where)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise TableError(
             f"{source} is no calibration.flatbuffers of onnxruntime, or it is damaged ({error}).",

@@ -47,6 +47,23 @@ def entry_of(low: float, high: float, *, extremes: bool) -> Entry:
     return Entry(scale, low, high) if extremes else Entry(scale)
 
 
+def entry_of_upper_end(value: float, where: str) -> Entry:
+    """The entry of a number that onnxruntime may have written; `where` starts every message.
+
+    Raises:
+        TableError: it is negative. onnxruntime writes max(highest, lowest), so a tensor of [-50, -3] stands as -3.
+    """
+    if value < 0:
+        raise TableError(
+            f"{where}{value} is the upper end of a range below zero, from which the threshold does not follow.",
+            "Read onnxruntime's calibration.json, which has both ends.",
+        )
+    try:
+        return entry_of(0.0, value, extremes=False)
+    except TableError as error:
+        raise TableError(where + error.message) from error
+
+
 def dumps_json(table: CalibrationTable) -> str:
     """`{"tensor": amax, ...}`, a tensor a line; what TensorRT's `set_dynamic_range` is to be given."""
     lines = ",\n".join(f"  {_text(name)}: {_text(amax_of(entry.scale))}" for name, entry in table.entries.items())
@@ -128,17 +145,7 @@ def loads_text(data: bytes | str, source: str = "dynamic ranges") -> Calibration
             raise TableError(
                 f"{where}the tensor {shorten(name)!r} stands in an earlier line.", "Remove one of the two."
             )
-        if value < 0:
-            # onnxruntime writes max(highest, lowest): a tensor of [-50, -3] stands there as -3.
-            raise TableError(
-                f"{where}the range of {shorten(name)!r} is {value}: the upper end of a range below zero, "
-                "from which the threshold does not follow.",
-                "Read onnxruntime's calibration.json, which has both ends.",
-            )
-        try:
-            entries[name] = entry_of(0.0, value, extremes=False)
-        except TableError as error:
-            raise TableError(where + error.message) from error
+        entries[name] = entry_of_upper_end(value, f"{where}tensor {shorten(name)!r}: ")
     return CalibrationTable(entries)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError, QuantkitError, TableError
-from quantkit.network.qdq_reader import find_scales, read_qdq
+from quantkit.network.qdq_reader import find_scales, read_qdq, verify_scales
 
 
 def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int = 19) -> onnx.ModelProto:
@@ -121,6 +121,17 @@ def test_constants_in_nodes_and_what_cannot_be_read() -> None:
 def test_scales_that_no_build_can_use_name_the_tensor() -> None:
     with pytest.raises(TableError, match="tensor 'x': The scale inf"):
         find_scales(pair(np.int8(0), np.float32(np.inf))).table()
+
+
+def test_scales_that_do_not_come_back_are_found() -> None:
+    model = pair(np.int8(0))
+    verify_scales(model, {"x": np.float32(0.1)})
+    for scales in ({"x": np.nextafter(np.float32(0.1), np.float32(1))}, {"other": np.float32(0.1)}):
+        with pytest.raises(ModelError, match="does not come back"):
+            verify_scales(model, scales)
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(ModelError, match="is not valid"):
+        verify_scales(model, {})
 
 
 def test_files_without_pairs_and_files_that_are_no_models(tmp_path) -> None:

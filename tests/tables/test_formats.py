@@ -167,7 +167,7 @@ def test_what_other_tools_write_is_read(text, kind, scales):
     [
         (b"a 12\nb\n", "line 2: expected a name and a number, found 'b'"),
         (b"a 12\na 13\n", "line 2: the tensor 'a' stands in an earlier line"),
-        (b"a 12\nb -3.0\n", "line 2: the range of 'b' is -3.0: the upper end of a range below zero"),
+        (b"a 12\nb -3.0\n", "line 2: tensor 'b': -3.0 is the upper end of a range below zero"),
         (b"a 12\nb 1e999\n", "line 2"),
         (b'{"a": -1}', "tensor 'a': amax is -1.0"),
         (b'{"a": 1, "b": "1"}', "tensor 'b': expected amax or [min, max], found '1'."),
