@@ -80,7 +80,7 @@ def show(done: Migration) -> None:
     lists = {
         "entries that name no tensor of the model": dict.fromkeys(done.unknown, ""),
         "entries with TensorRT's own names for unnamed layers": dict.fromkeys(done.unnamed, ""),
-        "entries of constants (weights are quantized per channel from their values)": dict.fromkeys(done.constants, ""),
+        "entries of constants, or of what was folded into them": dict.fromkeys(done.constants, ""),
         "zero scales": dict.fromkeys(done.zero, ""),
         "tensors without scale": dict.fromkeys(done.missing, ""),
         "products and tensors that stay FP32": done.left_float,

@@ -45,6 +45,13 @@ def place_everywhere(index: GraphIndex, table: CalibrationTable, plan: Precision
     return placement
 
 
+def requirements_everywhere(index: GraphIndex) -> list[str]:
+    """The tensors whose ranges `place_everywhere` looks up; none where it covers nothing."""
+    placer = _GeneralPlacer(index, {}, PrecisionPlan())
+    placer.place_all()
+    return list(placer.asked)
+
+
 class _GeneralPlacer(Placer):
     """The rule above."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.backends import get_backend
 from quantkit.errors import InputError, ModelError, QuantkitError, TableError
 from quantkit.files import write_bytes
-from quantkit.pipeline.toolbox import load_any
+from quantkit.pipeline.toolbox import load_any, tensor_names
 from quantkit.tables.table import CalibrationTable
 from quantkit.tables.validate import UNNAMED
 
@@ -38,7 +38,8 @@ class Migration:
         carried: tensor -> name of the entry its scale is from (its own, or that of the tensor it reorders).
         unnamed: entries with names that TensorRT gave to layers without one.
         unknown: other entries that name no tensor of the model.
-        constants: entries that name a constant; weights are quantized per channel from their values.
+        constants: entries of constants, and of tensors that were folded into them; weights are quantized per channel
+            from their values.
         zero: entries whose scale is zero, or too small to divide by.
         unused: entry of an activation that got no pair -> why.
         missing: tensors that products read, and that the table has no scale for.
@@ -106,7 +107,7 @@ def migrate(
     if out.exists() and model.exists() and out.samefile(model):
         raise InputError(f"{out} is the model itself.", "Write to another file with --out.")
     loaded = load_any(cache)
-    proto, notes = _read(model)
+    proto, notes, names = _read(model)
     if not force:
         _check_origin(loaded.table, model)
     index = GraphIndex(proto.graph)
@@ -137,19 +138,20 @@ def migrate(
         carried,
         checks=_load_everywhere(quantized) if check else {},
         notes=(*loaded.notes, *notes),
-        **_left_behind(index, loaded.table, result, carried, softmax),
+        **_left_behind(index, loaded.table, result, carried, softmax, names),
     )
 
 
-def _read(model: Path) -> tuple[onnx.ModelProto, list[str]]:
-    """The float32 graph, and notes on it."""
+def _read(model: Path) -> tuple[onnx.ModelProto, list[str], frozenset[str]]:
+    """The float32 graph, notes on it, and the names of all tensors that the file has."""
     from quantkit.network.model import load_model
-    from quantkit.network.onnx_import import read_plain
+    from quantkit.network.onnx_import import read_model, read_plain
 
     if model.is_dir():
         network = load_model(model)
-        return network.proto, list(network.notes)
-    return read_plain(model)
+        return network.proto, list(network.notes), tensor_names(network.proto)
+    names = tensor_names(read_model(model))
+    return *read_plain(model), names
 
 
 def _placement_for(proto: onnx.ModelProto) -> str:
@@ -208,6 +210,7 @@ def _left_behind(
     result: QdqResult,
     carried: Mapping[str, str],
     softmax: Mapping[str, str],
+    names: frozenset[str],
 ) -> dict[str, Any]:
     """The entries that no pair came of, sorted by reason, and the products without scale."""
     from quantkit.network.placement import NO_ENTRY
@@ -218,7 +221,7 @@ def _left_behind(
     rest = [name for name in table.names if name not in used]
     zero = [name for name in rest if not _usable(table, name)]
     known = {name: places[name] for name in rest if name in places and name not in zero}
-    constants = [name for name in rest if name in index.initializers and name not in zero]
+    constants = [name for name in rest if name in names and name not in zero and name not in known]
     unknown = [name for name in rest if not (name in zero or name in known or name in constants)]
     return {
         "unnamed": tuple(name for name in unknown if UNNAMED.match(name)),

@@ -102,29 +102,45 @@ def model_facts(path: Path) -> ModelFacts:
 
     if not path.is_file():
         network = load_model(path)
-        return ModelFacts(str(path), _names(network.proto), _needed(network.proto), network.sha256)
+        return ModelFacts(str(path), tensor_names(network.proto), _needed(network.proto), network.sha256)
     raw = read_model(path)
     try:
         network = load_model(path)
     except QuantkitError:
-        return ModelFacts(str(path), _names(raw), _needed(raw))
+        return ModelFacts(str(path), tensor_names(raw), _needed(_plain(path, raw)))
     # A table may carry the file's own names, or those that quantkit gives inputs and output.
-    return ModelFacts(str(path), _names(raw) | _names(network.proto), _needed(network.proto), network.sha256)
+    return ModelFacts(
+        str(path), tensor_names(raw) | tensor_names(network.proto), _needed(network.proto), network.sha256
+    )
 
 
-def _names(model: onnx.ModelProto) -> frozenset[str]:
+def _plain(path: Path, raw: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as `migrate` reads it; as it is, where it cannot be quantized."""
+    from quantkit.network.onnx_import import read_plain
+
+    try:
+        return read_plain(path)[0]
+    except QuantkitError:
+        return raw
+
+
+def tensor_names(model: onnx.ModelProto) -> frozenset[str]:
     """Every tensor of a graph: inputs, constants, and what nodes compute."""
     graph = model.graph
     computed = {name for node in graph.node for name in node.output if name}
     return frozenset(computed | {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer})
 
 
-def _needed(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Tensors whose scale the encoder's placement asks for; none where no encoder is found."""
+def _needed(model: onnx.ModelProto) -> tuple[tuple[str, ...], ...]:
+    """Tensors whose scale the placement asks for, the encoder's or the general one, each with its aliases."""
+    from quantkit.network.general import requirements_everywhere
+    from quantkit.network.index import GraphIndex
+    from quantkit.network.placement import requirements
     from quantkit.network.precision import PrecisionPlan
-    from quantkit.network.qdq import required_tensors
 
+    index = GraphIndex(model.graph)
     try:
-        return tuple(required_tensors(model, PrecisionPlan()))
+        asked = requirements(index, PrecisionPlan())
     except QuantkitError:
-        return ()
+        asked = requirements_everywhere(index)
+    return tuple((name, index.aliases[name]) if name in index.aliases else (name,) for name in asked)

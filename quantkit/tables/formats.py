@@ -150,7 +150,7 @@ def parse(data: bytes, source: str = "calibration table", kind: str | None = Non
 
 def sniff(data: bytes, source: str) -> str:
     """Name of the format of bytes that are no JSON."""
-    if b"\0" in data:  # no text has one, and every flat buffer begins with a small number in four bytes
+    if b"\0" in data and not data.startswith(b"TRT-"):  # no text has one, and every flat buffer begins with some
         return "flatbuffers"
     text = decode(data, source)
     if not trt_text.looks_like(text) and ranges.looks_like_text(text):

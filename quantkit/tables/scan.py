@@ -83,7 +83,7 @@ def _leniently(data: bytes, kind: str | None) -> tuple[dict[str, int], list[Find
 
 def _trt_lines(text: str) -> tuple[dict[str, int], list[Finding]]:
     """What the lines of a TensorRT cache hold; all bad lines are listed."""
-    header, *lines = (line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n"))
+    header, *lines = (line.removesuffix("\r") for line in text.rstrip(trt_text.END).split("\n"))
     bits: dict[str, int] = {}
     findings = []
     try:

@@ -32,6 +32,8 @@ DEFAULT_ALGORITHM = "EntropyCalibration2"
 _ALGORITHM_OF = {"entropy": DEFAULT_ALGORITHM, "minmax": "MinMaxCalibration", "legacy": LEGACY}
 _LEGACY_DEFAULTS = {"regression_cutoff": 1.0, "quantile": 0.9999}
 
+END = "\r\n\0"
+"""What may follow the last scale; a program in C that writes its string's terminator leaves a zero byte."""
 HEADER_KEYS = ("tensorrt_algorithm", "tensorrt_version")
 """Parameters of a table that keep the header it was read with; a writer may be asked for others."""
 
@@ -68,7 +70,7 @@ def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTa
             infinite or NaN scale; source and line number are named.
     """
     text = decode(data, source)
-    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    lines = [line.removesuffix("\r") for line in text.rstrip(END).split("\n")]
     method, parameters = _read_header(lines[0], source)
     entries: dict[str, Entry] = {}
     first_line: dict[str, int] = {}

@@ -35,13 +35,13 @@ class ModelFacts:
     Attributes:
         label: what it is called in messages.
         names: every tensor, constants included.
-        needed: tensors whose scales the Q/DQ placement asks for.
+        needed: tensors whose scales the Q/DQ placement asks for, each with the names under which a table may hold it.
         sha256: hash as provenance has it; empty when the model cannot be loaded as a network.
     """
 
     label: str
     names: frozenset[str]
-    needed: tuple[str, ...] = ()
+    needed: tuple[tuple[str, ...], ...] = ()
     sha256: str = ""
 
 
@@ -155,10 +155,10 @@ def names(bits: Mapping[str, int], model: ModelFacts) -> list[Finding]:
     if own:
         text = f"{len(own)} entries have names that TensorRT gave to layers without one; no model has them."
         found.append(Finding("note", "unnamed", text))
-    for name in model.needed:
-        if name not in bits:
+    for aliases in model.needed:
+        if not any(name in bits for name in aliases):
             text = "the model's INT8 products read it, and the table has no scale for it."
-            found.append(Finding("warning", "no scale", text, name))
+            found.append(Finding("warning", "no scale", text, aliases[0]))
     return found
 
 

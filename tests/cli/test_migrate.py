@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -138,6 +139,24 @@ def test_what_cannot_be_carried_over_is_listed(migrated, cli, folder):
     assert "  2 zero scales" in out
     assert "  2 tensors without scale" in out
     assert cli("migrate", "old.cache", "model.onnx", "-o", "q.onnx", "--quiet") == (0, "", "")
+
+
+def test_a_convolutional_network(migrated, folder):
+    """SqueezeNet's graph, as the onnx package has it for its own tests: opset 9, weights made by ConstantOfShape."""
+    graph = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_squeezenet.onnx"
+    if not graph.exists():
+        pytest.skip("this onnx package has no light models")
+    model = onnx.load(graph)
+    names = [name for node in model.graph.node for name in node.output]
+    table = CalibrationTable({name: Entry(0.05) for name in ("data_0", *names)}, "minmax")
+    table.save("old.cache")
+    done = migrated("old.cache", graph, "-o", "q.onnx")
+    check_partition(done, table)
+    assert done["placement"] == "general"
+    assert (len(done["quantized"]), done["unknown"], done["missing"], done["left_float"]) == (26, [], [], {})
+    assert done["carried"]["data_0"] == "data_0"
+    assert {weight.axis for weight in read_qdq("q.onnx").weights} == {0}
+    assert done["checks"] == {"onnxruntime": "", "openvino": ""}
 
 
 def test_weights_as_float_constants(migrated, folder):

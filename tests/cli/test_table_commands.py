@@ -133,6 +133,25 @@ def test_validate_against_a_model(folder, cli):
     assert ("unnamed", "") in found
 
 
+def test_validate_against_a_model_that_is_no_bert(folder, cli):
+    import onnx.helper as make
+
+    kernel = onnx.numpy_helper.from_array(np.ones((2, 1, 3, 3), np.float32), "k")
+    graph = make.make_graph(
+        [make.make_node("Conv", ["image", "k"], ["c"], name="conv"), make.make_node("Relu", ["c"], ["y"], name="relu")],
+        "g",
+        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 1, 5, 5])],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2, 3, 3])],
+        [kernel],
+    )
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), "conv.onnx")
+    (folder / "c.cache").write_text("TRT-8600-EntropyCalibration2\nc: 3c010204\n")
+    code, out, _ = cli("table", "validate", "c.cache", "--model", "conv.onnx", "--json", "--strict")
+    assert code == 1
+    found = [(f["level"], f["code"], f["tensor"]) for f in json.loads(out)["findings"]]
+    assert found == [("warning", "no scale", "image"), ("note", "provenance", "")]
+
+
 def test_validate_finds_a_stale_table(folder, cli, tiny_bert_dir):
     from quantkit.network.model import load_model
 

@@ -151,6 +151,7 @@ def test_strings_that_overlap_do_not_multiply_memory():
         ('{"tensor_scales": {"a": 254.0}, "other": 1}', "ranges", {"a": 2.0}),
         ('{"tensorrt": {"blob_range": {"a": 127}}, "ppl": {}}', "ranges", {"a": 1.0}),
         ("0 3ff0000000000000 3fefff2e48e8a71e\na: 3f800000\n", "tensorrt", {"a": 1.0}),
+        ("TRT-8203-EntropyCalibration2\na: 3f800000\n\0", "tensorrt", {"a": 1.0}),
         ("TRT-100300-MinMaxCalibration\r\n(x) [y]: z: 0003f800\r\n", "tensorrt", {"(x) [y]: z": 3.6438e-40}),
     ],
 )

@@ -101,7 +101,9 @@ def test_recorded_tables_have_nothing_wrong(shared_dir):
 
 
 def test_names_against_a_model():
-    model = ModelFacts("m.onnx", frozenset({"/a/MatMul_output_0", "w", "x"}), ("x", "y"))
+    model = ModelFacts(
+        "m.onnx", frozenset({"/a/MatMul_output_0", "w", "x"}), (("x",), ("y", "z"), ("v", "/a/MatMul_output"))
+    )
     text = HEADER + "/a/MatMul_output: 3c010204\nx: 3c010204\n(Unnamed Layer* 3) [Constant]_output: 3c010204\n"
     findings = validate(scan(text.encode()), model)
     rows = [(f.level, f.code, f.tensor) for f in findings if f.code not in ("provenance",)]
