@@ -13,7 +13,7 @@ import numpy as np
 from quantkit.errors import TableError
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.strict_json import parse_json
-from quantkit.tables.table import CalibrationTable, Entry, decode, to_scale
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, to_scale
 
 TYPE = "quantkit.CalibrationTable"
 VERSION = 1
@@ -77,6 +77,7 @@ def _table(document: dict[str, Any]) -> CalibrationTable:
     if provenance is not None:
         _check_type(document, "provenance", dict)
         provenance = Provenance.from_dict(provenance)
+    check_count(len(document["entries"]), "the table")
     entries = {name: _entry(fields, f"tensor {name!r}: ") for name, fields in document["entries"].items()}
     return CalibrationTable(entries, document["algorithm"], document["parameters"], provenance)
 

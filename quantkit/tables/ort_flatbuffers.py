@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from quantkit.errors import TableError
 from quantkit.tables.ranges import NUMBER, amax_of, entry_of_upper_end
-from quantkit.tables.table import CalibrationTable, Entry, shorten
+from quantkit.tables.table import CalibrationTable, Entry, check_count, shorten
 
 LONGEST_VALUE = 64
 
@@ -47,7 +47,7 @@ def loads(data: bytes, source: str = "calibration.flatbuffers") -> CalibrationTa
     """
     entries: dict[str, Entry] = {}
     try:
-        for key, value in _pairs(data):
+        for key, value in _pairs(data, source):
             name, digits = key.decode(), value.decode("ascii")
             where = f"{source}: tensor {shorten(name)!r}: "
             if name in entries:
@@ -63,13 +63,14 @@ def loads(data: bytes, source: str = "calibration.flatbuffers") -> CalibrationTa
     return CalibrationTable(entries)
 
 
-def _pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _pairs(data: bytes, source: str) -> Iterator[tuple[bytes, bytes]]:
     """Key and value of every entry, in the order of the vector."""
     (root,) = struct.unpack_from("<I", data, 0)
     vector = _follow(data, _field(data, root, 0))
     (count,) = struct.unpack_from("<I", data, vector)
     if count > (len(data) - vector) // 4:
         raise IndexError(f"{count} entries do not fit into {len(data)} bytes")
+    check_count(count, source)
     budget = len(data)  # strings that overlap each other must not add up to more than the file
     for i in range(count):
         record = _follow(data, vector + 4 + 4 * i)

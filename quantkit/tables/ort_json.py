@@ -17,7 +17,7 @@ from quantkit.errors import TableError
 from quantkit.qparams import INT8_MAX
 from quantkit.tables.ranges import amax_of, entry_of
 from quantkit.tables.strict_json import parse_json
-from quantkit.tables.table import CalibrationTable, Entry, decode, shorten
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, shorten
 
 METHODS = {"MinMax": "minmax", "Entropy": "entropy", "Percentile": "percentile"}
 """onnxruntime's CalibrationMethod -> quantkit's word for it. Distribution is for float 8 and has none."""
@@ -84,6 +84,7 @@ def from_json(document: Any, source: str) -> CalibrationTable:
         tensors, method = document.get("data"), _method(document.get("calibration_method"))
         if not isinstance(tensors, dict):
             raise TableError(f'{source}: "data" is {type(tensors).__name__}, expected an object tensor -> TensorData.')
+    check_count(len(tensors), source)
     ours = METHODS.get(method, "")
     entries = {name: _entry(value, ours, f"{source}: tensor {shorten(name)!r}: ") for name, value in tensors.items()}
     return CalibrationTable(entries, ours, {METHOD_KEY: method} if method else {})

@@ -17,7 +17,7 @@ import numpy as np
 from quantkit.errors import TableError
 from quantkit.qparams import INT8_MAX, scale_from_amax
 from quantkit.tables.strict_json import parse_json
-from quantkit.tables.table import CalibrationTable, Entry, decode, shorten, to_scale
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, shorten, to_scale
 
 WRAPPERS: tuple[tuple[str, ...], ...] = (("act_quant_info",), ("tensor_scales",), ("tensorrt", "blob_range"))
 """Where tools keep the ranges in a larger JSON object: PPQ, TAO Toolkit, MQBench."""
@@ -91,6 +91,7 @@ def from_json(document: Any, source: str) -> CalibrationTable:
             break
     if not isinstance(ranges, dict):
         raise TableError(f"{source}: expected a JSON object tensor -> range, found {type(document).__name__}.")
+    check_count(len(ranges), source)
     entries = {name: _entry(value, f"{source}: tensor {shorten(name)!r}: ") for name, value in ranges.items()}
     return CalibrationTable(entries, parameters={"ranges": where} if where else {})
 
@@ -139,7 +140,9 @@ def loads_text(data: bytes | str, source: str = "dynamic ranges") -> Calibration
         TableError: a line of another form, a name given twice, a negative number; source and line are named.
     """
     entries: dict[str, Entry] = {}
-    for number, name, value in _lines(decode(data, source).split("\n"), source):
+    text = decode(data, source)
+    check_count(text.count("\n") - 1, source)
+    for number, name, value in _lines(text.split("\n"), source):
         where = f"{source}, line {number}: "
         if name in entries:
             raise TableError(

@@ -12,7 +12,8 @@ import numpy as np
 from quantkit.errors import QuantkitError
 from quantkit.tables import json_text, trt_text
 from quantkit.tables.formats import Loaded, parse
-from quantkit.tables.table import CalibrationTable, decode, shorten
+from quantkit.tables.strict_json import check_values
+from quantkit.tables.table import CalibrationTable, check_count, decode, shorten
 
 Level = Literal["error", "warning", "note"]
 
@@ -72,6 +73,8 @@ def _leniently(data: bytes, kind: str | None) -> tuple[dict[str, int], list[Find
     """Bits and findings of a damaged TensorRT cache or JSON table; nothing of another format."""
     try:
         text = decode(data, "")
+        check_count(text.count("\n") - 1, "")
+        check_values(text, "")
     except QuantkitError:
         return {}, []
     if kind in (None, "tensorrt") and trt_text.looks_like(text):

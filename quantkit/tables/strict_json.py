@@ -8,6 +8,10 @@ from typing import Any, NoReturn
 
 from quantkit.errors import TableError
 
+MAX_VALUES = 1 << 22
+"""Most values of a JSON file; each can cost a hundred bytes of memory. onnxruntime's histograms have up to 4,097 a
+tensor."""
+
 
 def parse_json(text: str, source: str) -> Any:
     """The value of a JSON text: no NaN, no Infinity, no name twice in an object. `source` names it in messages.
@@ -15,6 +19,7 @@ def parse_json(text: str, source: str) -> Any:
     Raises:
         TableError: the text is something else; the line is named where it can be.
     """
+    check_values(text, source)
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
@@ -22,6 +27,14 @@ def parse_json(text: str, source: str) -> Any:
         raise TableError(message, "The file may have been cut short or edited.") from error
     except (ValueError, RecursionError) as error:
         raise TableError(f"{source} is not a calibration table: {error}.") from error
+
+
+def check_values(text: str, source: str) -> None:
+    """Refuses a JSON text of more than MAX_VALUES values, before it is parsed; TableError."""
+    if sum(text.count(mark) for mark in ",[{") > MAX_VALUES:
+        raise TableError(
+            f"{source} has over {MAX_VALUES} JSON values; that is no calibration table.", "Check the path."
+        )
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -18,6 +18,9 @@ from quantkit.qparams import amax_from_scale
 from quantkit.registry import Registry
 from quantkit.tables.provenance import Provenance
 
+MAX_TENSORS = 1 << 18
+"""Most tensors of a table. Models have thousands; a file of millions of lines would cost gigabytes and minutes."""
+
 
 class _Writer(Protocol):
     def __call__(self, table: CalibrationTable, *, algorithm: str | None, version: int | None) -> str: ...
@@ -183,6 +186,12 @@ def load_table(path: str | Path) -> CalibrationTable:
     from quantkit.tables.formats import read_table
 
     return read_table(path).table
+
+
+def check_count(count: int, source: str) -> None:
+    """Refuses a file that claims more tensors than a table may have; TableError."""
+    if count > MAX_TENSORS:
+        raise TableError(f"{source} has over {MAX_TENSORS} tensors; that is no calibration table.", "Check the path.")
 
 
 def decode(data: bytes | str, source: str) -> str:

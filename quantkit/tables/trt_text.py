@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import TableError, UnknownNameError
-from quantkit.tables.table import CalibrationTable, Entry, decode, shorten
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, shorten
 
 DEFAULT_VERSION = 8600
 LEGACY = "LegacyCalibration"
@@ -70,6 +70,7 @@ def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTa
             infinite or NaN scale; source and line number are named.
     """
     text = decode(data, source)
+    check_count(text.count("\n") - 1, source)
     lines = [line.removesuffix("\r") for line in text.rstrip(END).split("\n")]
     method, parameters = _read_header(lines[0], source)
     entries: dict[str, Entry] = {}

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, TableError, UnknownNameError
-from quantkit.tables import CalibrationTable, Entry, Provenance, formats
+from quantkit.tables import CalibrationTable, Entry, Provenance, formats, strict_json
+from quantkit.tables import table as table_module
 from quantkit.tables.formats import FORMATS, by_suffix, parse, read_table, save_as, write_bytes_of
 from quantkit.tables.ranges import amax_of, parse_line
+from quantkit.tables.scan import scan
 
 BITS = st.integers(0, 0x7F7FFFFF)
 SCALES = BITS.map(lambda bits: np.uint32(bits).view(np.float32))
@@ -243,6 +245,24 @@ def test_suffixes_kinds_and_options_of_one_format(tmp_path):
         save_as(table, tmp_path / "a", "range")
     with pytest.raises(UnknownNameError):
         read_table(tmp_path / "a.cache", "trt")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_table_of_too_many_tensors_is_refused_before_it_is_built(kind, monkeypatch):
+    data = write_bytes_of(CalibrationTable({f"a{i}": Entry(1.0) for i in range(40)}), kind)[0]
+    assert len(parse(data).table) == 40
+    monkeypatch.setattr(table_module, "MAX_TENSORS", 30)
+    with pytest.raises(TableError, match="over 30 tensors"):
+        parse(data, "x")
+    assert [finding.code for finding in scan(data).findings] == ["unreadable"]
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(monkeypatch):
+    monkeypatch.setattr(strict_json, "MAX_VALUES", 100)
+    for text in (b'{"a":[' + b"[]," * 100 + b"0]}", b"{" + b'"a":{' * 101):
+        with pytest.raises(TableError, match="over 100 JSON values"):
+            parse(text)
+        assert [finding.code for finding in scan(text).findings] == ["unreadable"]
 
 
 def test_large_files_are_not_read(tmp_path, monkeypatch):
