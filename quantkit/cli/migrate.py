@@ -48,6 +48,7 @@ def migrate(
     """Put the scales of a calibration cache into a model as Q/DQ nodes, the only INT8 that TensorRT 11 takes.
 
     Lists what could not be carried over. The scales in the result are those of the cache, bit for bit.
+    Exit code 1 when onnxruntime or OpenVINO does not load it.
     """
     from quantkit.pipeline.migrate import migrate as run
 

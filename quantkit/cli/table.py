@@ -27,8 +27,8 @@ From = Annotated[
     str | None,
     typer.Option(
         "--from",
-        help=f"Format of the input, where looking is not enough: {KINDS}.",
-        autocompletion=completer(NAMES),
+        help=f"Format of the input, where looking is not enough: {KINDS}, onnx.",
+        autocompletion=completer((*NAMES, "onnx")),
     ),
 ]
 To = Annotated[

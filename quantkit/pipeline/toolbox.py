@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import QuantkitError
+from quantkit.report.record import versions
 from quantkit.tables.formats import Loaded, read_limited, read_table
 from quantkit.tables.scan import Finding, Scanned, bits_of, scan
 from quantkit.tables.validate import ModelFacts, validate
@@ -88,7 +89,8 @@ def validate_file(path: Path, model: Path | None = None, kind: str | None = None
         scanned = Scanned(bits_of(loaded.table), loaded, ())
     else:
         scanned = scan(read_limited(path), str(path), kind)
-    return len(scanned.bits), validate(scanned, model_facts(model) if model is not None else None)
+    facts = model_facts(model) if model is not None else None
+    return len(scanned.bits), validate(scanned, facts, versions())
 
 
 def model_facts(path: Path) -> ModelFacts:

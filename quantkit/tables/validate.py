@@ -45,17 +45,20 @@ class ModelFacts:
     sha256: str = ""
 
 
-def validate(scanned: Scanned, model: ModelFacts | None = None) -> list[Finding]:
+def validate(
+    scanned: Scanned, model: ModelFacts | None = None, versions: Mapping[str, str] | None = None
+) -> list[Finding]:
     """All findings, errors first.
 
     Args:
         scanned: what `scan` made of the file.
         model: the model that the table should fit; None checks the table alone.
+        versions: package -> version installed here, to compare with those that the table was made with.
     """
     findings = [*scanned.findings, *zeros(scanned.bits), *upside_down(scanned)]
     if scanned.loaded is not None:
         findings += [Finding("note", "format", note) for note in scanned.loaded.notes]
-        findings += provenance(scanned.loaded.table, model)
+        findings += provenance(scanned.loaded.table, model, versions or {})
     if model is not None:
         findings += names(scanned.bits, model)
     order = ("error", "warning", "note")
@@ -162,7 +165,7 @@ def names(bits: Mapping[str, int], model: ModelFacts) -> list[Finding]:
     return found
 
 
-def provenance(table: CalibrationTable, model: ModelFacts | None) -> list[Finding]:
+def provenance(table: CalibrationTable, model: ModelFacts | None, versions: Mapping[str, str]) -> list[Finding]:
     """Whether the table says where it came from, agrees with itself, and is of this very model."""
     origin = table.provenance
     if origin is None:
@@ -172,6 +175,11 @@ def provenance(table: CalibrationTable, model: ModelFacts | None) -> list[Findin
     if (origin.method, origin.parameters) != (table.algorithm, table.parameters):
         text = f"the provenance names the method {origin.method!r}, the table {table.algorithm!r}, or other parameters."
         found.append(Finding("warning", "provenance", text))
+    changed = [
+        f"{name} {old}, here {new}" for name, old in origin.versions.items() if (new := versions.get(name, old)) != old
+    ]
+    if changed:
+        found.append(Finding("note", "versions", f"made with {'; '.join(changed)}."))
     if model is not None and model.sha256 and origin.model_sha256 != model.sha256:
         text = (
             f"stale: made for the model {origin.model_sha256[:12]}..., and {model.label} is {model.sha256[:12]}...; "

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -84,6 +85,19 @@ def steps(block: Block) -> Iterator[tuple[str, str]]:
         lines = part.splitlines()
         end = next(i for i, line in enumerate(lines) if not line.endswith("\\"))
         yield "\n".join(lines[: end + 1]), "\n".join(lines[end + 1 :])
+
+
+def calls(document: Path, program: str = "quantkit") -> list[tuple[str, list[str]]]:
+    """Place and words of every line in a fenced block that calls the program, marked or not; comments are cut off."""
+    found = []
+    for block in blocks(document):
+        if block.language not in ("", *RUNNABLE) or block.language == "python":
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            text = line.removeprefix("$ ")
+            if text.startswith(f"{program} "):
+                found.append((block.place, shlex.split(text, comments=True)[1:]))
+    return found
 
 
 def matches(shown: str, actual: str) -> bool:

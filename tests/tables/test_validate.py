@@ -124,6 +124,9 @@ def test_stale_provenance():
     assert found(table.dumps(), ModelFacts("m", names, (), "c" * 64)) == [("error", "provenance", "")]
     edited = replace(table, algorithm="entropy")
     assert found(edited.dumps()) == [("warning", "provenance", "")]
+    old = replace(table, provenance=replace(ORIGIN, versions={"numpy": "1.0", "onnx": "1.16"}))
+    noted = validate(scan(old.dumps().encode()), None, {"numpy": "2.0", "onnx": "1.16", "scipy": "1"})
+    assert [(f.level, f.text) for f in noted] == [("note", "made with numpy 1.0, here 2.0.")]
     unknown = validate(scan(table.dumps().encode()), ModelFacts("m", names))
     assert [(f.level, f.code) for f in unknown] == [("note", "provenance")]
     assert worst(unknown) == "note"
