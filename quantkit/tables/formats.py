@@ -163,7 +163,7 @@ def _parse_json(data: bytes, source: str) -> Loaded:
     document: Any = parse_json(decode(data, source), source)
     if ort_json.looks_like(document):
         return Loaded(ort_json.from_json(document, source), "onnxruntime")
-    if isinstance(document, dict) and "_type" not in document and _holds_ranges(document):
+    if isinstance(document, dict) and not isinstance(document.get("_type"), str) and _holds_ranges(document):
         return Loaded(ranges.from_json(document, source), "ranges", (EITHER_NOTE,))
     return Loaded(json_text.from_json(document, source), "json")
 

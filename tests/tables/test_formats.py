@@ -45,6 +45,15 @@ def test_scales_come_back_bit_for_bit_and_the_format_is_recognised(kind, table):
     assert write_bytes_of(loaded.table, kind)[0] == data
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["_type", "_version", "entries", "CLS", "act_quant_info", "tensorrt"])
+def test_tensors_named_like_the_marks_of_a_format(kind, name):
+    table = CalibrationTable({name: Entry(np.float32(0.5)), "other": Entry(np.float32(2))})
+    loaded = parse(write_bytes_of(table, kind)[0], "x")
+    assert loaded.format == kind
+    assert bits(loaded.table) == bits(table)
+
+
 def test_text_that_starts_like_json_is_read_when_its_format_is_named():
     table = CalibrationTable({"{": Entry(np.float32(0.5))})
     data, _ = write_bytes_of(table, "text")
