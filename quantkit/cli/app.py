@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import audit, bench, build, calibrate, compare, doctor, evaluate, export, report, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ for name, command in (
     ("verify", verify.verify),
     ("export", export.export),
     ("audit", audit.audit),
+    ("compare", compare.compare),
+    ("report", report.report),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)

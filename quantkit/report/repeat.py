@@ -21,7 +21,9 @@ def repeat(data: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "command": context.get("command", ""),
-        "groups": [(name, [(key, text) for key, value in values.items() if (text := shown(value))]) for name, values in groups],
+        "groups": [
+            (name, [(key, text) for key, value in values.items() if (text := shown(value))]) for name, values in groups
+        ],
     }
 
 

@@ -85,7 +85,9 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
     if metrics and metrics[0] in int8["metrics"] and metrics[0] in fp32["metrics"]:
         found.append(cost(int8, fp32, metrics[0]))
     if int8.get("speedup"):
-        detail = f"{int8['latency_ms']['median']:.1f} ms a batch instead of {fp32['latency_ms']['median']:.1f} (medians)"
+        detail = (
+            f"{int8['latency_ms']['median']:.1f} ms a batch instead of {fp32['latency_ms']['median']:.1f} (medians)"
+        )
         tone = "good" if int8["speedup"] > 1 else "bad"
         found.append(tile("speed against FP32", f"{int8['speedup']:.2f}x", detail, tone))
     if int8.get("size_bytes") and fp32.get("size_bytes"):
@@ -116,7 +118,9 @@ def cost(int8: Row, fp32: Row, metric: str) -> dict[str, str]:
         shown = against["p_value"] < 0.05
         detail += f"; {'beyond chance' if shown else 'not told from chance'} (p = {against['p_value']:.2g})"
     better = change >= 0 if int8["metrics"][metric].get("higher_is_better", True) else change <= 0
-    return tile(f"{metric} against FP32", f"{change:+.2f} points", detail, "" if not shown else "good" if better else "bad")
+    return tile(
+        f"{metric} against FP32", f"{change:+.2f} points", detail, "" if not shown else "good" if better else "bad"
+    )
 
 
 def tile(label: str, figure: str, detail: str, tone: str = "") -> dict[str, str]:
