@@ -29,12 +29,13 @@ def compare(settings: Settings, output: Output) -> None:
     "{task}" in MODEL, --adapter, --data and --calib-data becomes the task's name. Finished cells are kept in --out: the
     same command goes on where it was interrupted.
     """
-    from quantkit.cli.show import show_json, watcher
+    from quantkit.cli.show import show_json, tell_report, watcher
     from quantkit.pipeline.compare import compare_all
     from quantkit.report.matrix import show_comparison
 
     settings = replace(settings, out=settings.out or Path("quantkit-compare"))
     record = compare_all(settings, output.extra["tasks"], output.extra["backends"], watcher(output))
+    tell_report(settings.out, output)
     if output.json:
         show_json(record.data)
     else:

@@ -40,7 +40,6 @@ from quantkit.pipeline.collection import batches_of
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tables import parameters_of
 from quantkit.pipeline.workspace import Workspace
-from quantkit.report.html import write_report
 from quantkit.report.record import SCHEMA, Record, context, versions
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable
@@ -117,15 +116,14 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
     if made.errors and all(cell["status"] != "ok" for cell in made.cells):
         raise made.errors[0]
     record = save(made)
-    write_report(made.folder)
+    job.report(made.folder, watcher)
     return record
 
 
 def settings_for(settings: Settings, task: str, backend: str) -> Settings:
     """The settings of one task and backend; engines are not written, so there is no folder for results."""
-    paths = {
-        name: getattr(settings, name).replace(PLACEHOLDER, task) for name in ("model", "adapter", "data", "calib_data")
-    }
+    named = ("model", "adapter", "data", "calib_data")
+    paths = {name: getattr(settings, name).replace(PLACEHOLDER, task) for name in named}
     return replace(settings, task=task, backend=backend, out=None, **paths)
 
 
@@ -375,9 +373,8 @@ def verdict(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         full = {method: sum(values) / most for method, values in means.items() if len(values) == most}
         if full:
             best = max(full, key=full.__getitem__)
-            lines.append(
-                f"{backend}: {best} costs least, {100 * full[best]:+.2f} points on average over {most} task(s)."
-            )
+            over = f"on average over {most} tasks" if most > 1 else "on its one task"
+            lines.append(f"{backend}: {best} costs least, {100 * full[best]:+.2f} points {over}.")
     if failed := [cell for cell in cells if cell["status"] != "ok"]:
         lines.append(f"{len(failed)} of {len(cells)} cells failed; each says why.")
     return lines

@@ -87,12 +87,22 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
             time_all(workspace, trials, evaluation)
         record = save(workspace, trials, calibrated, evaluation)
         if metrics and latency and settings.out is not None:
-            write_report(settings.out)
+            report(settings.out, watcher)
         return record
     finally:
         for trial in trials:
             if trial.engine is not None:
                 trial.engine.close()
+
+
+def report(folder: Path, watcher: Watcher) -> None:
+    """Writes report.html beside the record; a run that is done is not lost because that cannot be."""
+    try:
+        _, notes = write_report(folder)
+    except QuantkitError as error:
+        notes = (f"No report was written: {error}",)
+    for note in notes:
+        watcher.say(note)
 
 
 def build_only(settings: Settings, watcher: Watcher) -> Record:

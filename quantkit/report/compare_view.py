@@ -10,6 +10,13 @@ from quantkit.report.record import Record
 from quantkit.report.repeat import repeat
 from quantkit.report.terminal import metric_text
 
+SECTIONS = [
+    ("verdict", "Verdict"),
+    ("matrix", "Matrix"),
+    ("charts", "Charts"),
+    ("audit", "Cells"),
+    ("repeat", "Repeat"),
+]
 WORST = 2.0
 """Points of loss that have the strongest colour."""
 
@@ -28,13 +35,7 @@ def page(record: Record) -> dict[str, Any]:
         "title": f"{model}: quantkit comparison",
         "heading": f"{model}: {len(methods)} methods, {len(tasks)} tasks, {len(backends)} backends",
         "subtitle": f"{machine}, {data['context']['time']}",
-        "sections": [
-            ("verdict", "Verdict"),
-            ("matrix", "Matrix"),
-            ("charts", "Charts"),
-            ("audit", "Cells"),
-            ("repeat", "Repeat"),
-        ],
+        "sections": SECTIONS,
         "verdict": list(data.get("verdict", ())),
         "kept": data.get("kept") or 0,
         "tasks": [(task, data["sources"].get(task, {}).get("metric", "")) for task in tasks],
@@ -65,13 +66,8 @@ def drawn(cell: Cell | None) -> dict[str, str]:
         return {"kind": "base", "text": metric_text(first), "detail": "", "style": ""}
     change = cell.get("change")
     detail = f"{cell['speedup']:.2f}x" if cell.get("speedup") else "not timed"
-    colour = shade(100 * change["value"]) if change else ""
-    return {
-        "kind": "cell",
-        "text": change_text(change),
-        "detail": detail,
-        "style": f"background: {colour}" if colour else "",
-    }
+    style = f"background: {shade(100 * change['value'])}" if change else ""
+    return {"kind": "cell", "text": change_text(change), "detail": detail, "style": style}
 
 
 def shade(points: float) -> str:
@@ -85,11 +81,8 @@ def shade(points: float) -> str:
 def listed(cell: Cell) -> dict[str, Any]:
     """A row of the table of all cells."""
     failed = cell["status"] != "ok"
-    products = (
-        ""
-        if cell.get("int8_ops") is None
-        else f"{cell['int8_ops']} of {cell['int8_ops'] + (cell.get('float_ops') or 0)}"
-    )
+    int8, floats = cell.get("int8_ops"), cell.get("float_ops") or 0
+    products = "" if int8 is None else f"{int8} of {int8 + floats}"
     latency = cell.get("latency_ms") or {}
     return {
         "where": (cell["task"], cell["backend"], cell["method"] or "fp32"),
@@ -120,11 +113,6 @@ def point(cell: Cell) -> dict[str, Any]:
 
 def with_sources(data: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its sources in the place where a run's record has one model and task."""
-    return {
-        **data,
-        "model": {task: source.get("model") for task, source in data["sources"].items()},
-        "task": {
-            task: {name: value for name, value in source.items() if name != "model"}
-            for task, source in data["sources"].items()
-        },
-    }
+    sources = data["sources"]
+    rows = {task: {name: value for name, value in one.items() if name != "model"} for task, one in sources.items()}
+    return {**data, "model": {task: one.get("model") for task, one in sources.items()}, "task": rows}

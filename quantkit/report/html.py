@@ -18,8 +18,6 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from quantkit.errors import InputError, MissingDependencyError
 from quantkit.files import write_text
 from quantkit.report import compare_view, run_view
@@ -75,17 +73,26 @@ def render(record: Record, beside: Beside | None = None, source: str = "record.j
 
 
 def fill(kind: str, values: Mapping[str, Any]) -> str:
-    """The template of a kind of page, filled; `values["data"]` is what its charts draw."""
-    from jinja2 import Environment, StrictUndefined
+    """The template of a kind of page, filled; `values["data"]` is what its charts draw.
 
-    environment = Environment(loader=_loader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    Raises:
+        MissingDependencyError: Jinja2 or plotly is not installed.
+    """
+    try:
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise MissingDependencyError("The report needs Jinja2, which is not here.", "pip install jinja2") from error
+
+    loader = FunctionLoader(asset)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     theme, plotly = asset("theme.js"), plotly_js()
     script = "\n".join(asset(name).replace('"use strict";\n', "") for name in SCRIPTS[kind])
     script = '"use strict";\n(() => {\n' + script + "})();\n"
     return environment.get_template(f"{kind}.html").render(
         {
             **values,
-            "data": json_block(values["data"]),
+            "data": Markup(json_block(values["data"])),
             "style": Markup(asset("report.css")),
             "theme": Markup(theme),
             "plotly": Markup(plotly),
@@ -96,17 +103,10 @@ def fill(kind: str, values: Mapping[str, Any]) -> str:
     )
 
 
-def _loader() -> Any:
-    """Templates out of the package, wherever it is installed."""
-    from jinja2 import FunctionLoader
-
-    return FunctionLoader(asset)
-
-
 @cache
 def asset(name: str) -> str:
     """Text of a file of the page."""
-    return resources.files(PAGE).joinpath("page", name).read_text(encoding="utf-8")
+    return (resources.files(PAGE) / "page" / name).read_text(encoding="utf-8")
 
 
 @cache
@@ -137,12 +137,12 @@ def policy(scripts: Sequence[str]) -> str:
     )
 
 
-def json_block(value: Any) -> Markup:
+def json_block(value: Any) -> str:
     """JSON that may stand in a script element: no `<`, `>` or `&` is left as such; NaN and infinities become null."""
     text = json.dumps(finite(value), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return text
 
 
 def finite(value: Any) -> Any:

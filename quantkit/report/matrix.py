@@ -49,9 +49,8 @@ def matrix(
     table.add_column(backend)
     for task in tasks:
         metric = metrics.get(task, "")
-        table.add_column(
-            f"{task} {metric}".strip() if len(task) + len(metric) < 20 else f"{task}\n{metric}", justify="right"
-        )
+        gap = " " if len(task) + len(metric) < 20 else "\n"
+        table.add_column(f"{task}{gap}{metric}".strip(), justify="right")
     for method in ("", *methods):
         texts = [cell_text(cells.get((task, method)), metrics.get(task, ""), reasons) for task in tasks]
         table.add_row(method or "fp32", *texts)

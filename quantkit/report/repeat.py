@@ -19,12 +19,9 @@ def repeat(data: Mapping[str, Any]) -> dict[str, Any]:
         ("Versions", context["versions"]),
         ("Files", {entry["path"]: f"SHA-256 {entry['sha256']}" for entry in files.values()}),
     ]
-    return {
-        "command": context.get("command", ""),
-        "groups": [
-            (name, [(key, text) for key, value in values.items() if (text := shown(value))]) for name, values in groups
-        ],
-    }
+    pairs = [(name, [(key, shown(value)) for key, value in values.items()]) for name, values in groups]
+    told = [(name, [(key, text) for key, text in facts if text]) for name, facts in pairs]
+    return {"command": context.get("command", ""), "groups": told}
 
 
 def shown(value: Any) -> str:

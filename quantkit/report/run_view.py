@@ -12,7 +12,7 @@ from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.report.files import Beside
 from quantkit.report.record import Record
 from quantkit.report.repeat import repeat
-from quantkit.report.sensitivity_view import sensitivity_view
+from quantkit.report.sensitivity_view import candidates_view, sensitivity_view
 from quantkit.report.terminal import metric_text
 
 Row = Mapping[str, Any]
@@ -33,16 +33,18 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
     """Everything the template of a run needs."""
     data, rows = record.data, record.engines
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    sensitivity = sensitivity_view(beside.sensitivity)
+    search = data.get("search") or {}
+    sensitivity = sensitivity_view(beside.sensitivity) or sensitivity_view(search)
+    candidates = candidates_view(search)
     sections = [("verdict", "Verdict"), ("engines", "Engines")]
     sections += [("tensors", "Tensors")] if beside.tensors else []
     sections += [("sensitivity", "Sensitivity")] if sensitivity else []
+    sections += [("search", "Plans")] if candidates else []
     task, model = data["task"], data["model"]
     return {
         "title": f"{model['name']} on {task['name']}: quantkit report",
         "heading": f"{model['name']} on {task['name']}",
-        "subtitle": f"{task['examples']} rows of {task['split']}, batches of {task['batch']} x {task['seq_len']} tokens; "
-        f"{data['context']['machine']['cpu']}, {data['context']['time']}",
+        "subtitle": subtitle(task, data["context"]),
         "sections": [*sections, ("audit", "Audit"), ("repeat", "Repeat")],
         "tiles": tiles(rows, metrics),
         "verdict": list(data.get("verdict", ())),
@@ -51,8 +53,9 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
         "engines": [engine_text(row, metrics) for row in rows],
         "compared": [compared_text(row) for row in rows if row.get("against_fp32")],
         "has_tensors": bool(beside.tensors),
-        "tensor_note": tensor_note(beside),
+        "has_histograms": bool(beside.histograms),
         "sensitivity": sensitivity,
+        "candidates": candidates,
         "audits": [audit_of(row) for row in rows],
         "repeat": repeat(data),
         "data": {
@@ -61,9 +64,16 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
             "methods": methods_of(beside.tensors),
             "reasons": REASONS,
             "tensors": with_bins(beside),
-            "sensitivity": sensitivity,
+            "sensitivity": sensitivity["parts"] if sensitivity else [],
         },
     }
+
+
+def subtitle(task: Row, context: Row) -> str:
+    """Rows, shape, machine and time in one line."""
+    rows = f"{task.get('examples', '?')} rows of {task.get('split', '?')}"
+    shape = f", batches of {task['batch']} x {task['seq_len']} tokens" if "batch" in task and "seq_len" in task else ""
+    return f"{rows}{shape}; {context['machine']['cpu']}, {context['time']}"
 
 
 def find(rows: Sequence[Row], precision: str) -> Row | None:
@@ -85,9 +95,8 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
     if metrics and metrics[0] in int8["metrics"] and metrics[0] in fp32["metrics"]:
         found.append(cost(int8, fp32, metrics[0]))
     if int8.get("speedup"):
-        detail = (
-            f"{int8['latency_ms']['median']:.1f} ms a batch instead of {fp32['latency_ms']['median']:.1f} (medians)"
-        )
+        own, other = int8["latency_ms"]["median"], fp32["latency_ms"]["median"]
+        detail = f"{own:.1f} ms a batch instead of {other:.1f} (medians)"
         tone = "good" if int8["speedup"] > 1 else "bad"
         found.append(tile("speed against FP32", f"{int8['speedup']:.2f}x", detail, tone))
     if int8.get("size_bytes") and fp32.get("size_bytes"):
@@ -118,9 +127,8 @@ def cost(int8: Row, fp32: Row, metric: str) -> dict[str, str]:
         shown = against["p_value"] < 0.05
         detail += f"; {'beyond chance' if shown else 'not told from chance'} (p = {against['p_value']:.2g})"
     better = change >= 0 if int8["metrics"][metric].get("higher_is_better", True) else change <= 0
-    return tile(
-        f"{metric} against FP32", f"{change:+.2f} points", detail, "" if not shown else "good" if better else "bad"
-    )
+    tone = "" if not shown else "good" if better else "bad"
+    return tile(f"{metric} against FP32", f"{change:+.2f} points", detail, tone)
 
 
 def tile(label: str, figure: str, detail: str, tone: str = "") -> dict[str, str]:
@@ -204,18 +212,6 @@ def binned(histogram: Histogram, factor: int) -> dict[str, Any]:
     filled = np.flatnonzero(counts)
     kept = counts[: int(filled[-1]) + 1] if filled.size else counts[:0]
     return {"width": histogram.bin_width * factor, "counts": kept.tolist()}
-
-
-def tensor_note(beside: Beside) -> str:
-    """How to read the table of tensors."""
-    rows = with_bins(beside)
-    bins = max((row["bins"]["counts"] for row in rows if row.get("bins")), key=len, default=[])
-    drawn = "" if not bins else f" Histograms are drawn with neighbours of their {NUM_BINS} bins added up."
-    return (
-        "Ranges are clipping thresholds: INT8 stands for values from minus to plus the range. The small scale shows every "
-        "method's range between 0 and the largest magnitude, the tall tick is the one in use. SQNR is estimated from the "
-        f"histogram for the symmetric grid.{drawn} A reordered copy (transposed, split into heads) has its source's values."
-    )
 
 
 def audit_of(row: Row) -> dict[str, Any]:

@@ -60,13 +60,14 @@ chart("chart-front", () => {
 });
 
 chart("chart-sensitivity", () => {
-  const found = DATA.sensitivity;
-  if (!found || !found.rows.length) return null;
-  const rows = [...found.rows].reverse();
-  $("chart-sensitivity").style.height = `${70 + 20 * rows.length}px`;
+  const rows = (DATA.sensitivity || []).filter((part) => isNumber(part.drop)).reverse();
+  if (!rows.length) return null;
+  $("chart-sensitivity").style.height = `${60 + 22 * rows.length}px`;
   return { data: [{
-    type: "bar", orientation: "h", y: rows.map((row) => plain(row.name)), x: rows.map((row) => row.value),
-    error_x: { type: "data", array: rows.map((row) => row.stderr ?? 0), color: colour("ink"), thickness: 1.3, width: 4 },
-    marker: { color: colour("c-int8"), opacity: 0.85 }, hovertemplate: "%{y}<br>%{x:.4g}<extra></extra>",
-  }], layout: { xaxis: { title: { text: plain(found.quantity) } }, yaxis: { showgrid: false, dtick: 1 }, bargap: 0.3 } };
+    type: "scatter", mode: "markers", y: rows.map((_, i) => i), x: rows.map((part) => part.drop),
+    error_x: { type: "data", array: rows.map((part) => part.stderr ?? 0), color: colour("soft"), thickness: 1.3, width: 4 },
+    marker: { color: colour("c-int8"), symbol: "diamond", size: 9 }, customdata: rows.map((part) => [plain(part.name), part.sqnr, part.saved]),
+    hovertemplate: "%{customdata[0]}<br>%{x:.2f} points, %{customdata[1]} dB, saves %{customdata[2]} ms<extra></extra>",
+  }], layout: { xaxis: { title: { text: "points lost" }, zerolinecolor: colour("soft") },
+    yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map((part) => plain(part.name)), range: [-0.7, rows.length - 0.3] } } };
 });
