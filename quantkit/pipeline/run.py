@@ -74,8 +74,9 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     calibrated = calibrate(workspace) if settings.wants_int8 else None
     if calibrated is not None and metrics and latency and settings.out is not None:
         plan = plan_of(settings, workspace.backend)
-        with watcher.stage("compare ranges"):
-            calibrated = replace(calibrated, files=write_tensors(workspace, calibrated.table, plan, settings.out))
+        with watcher.stage("compare ranges") as progress:
+            files = write_tensors(workspace, calibrated.table, plan, settings.out, progress)
+        calibrated = replace(calibrated, files=files)
     trials = [Trial(precision) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)

@@ -27,14 +27,15 @@ from quantkit.pipeline.collection import kinds_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.files import HISTOGRAMS, TENSORS, TENSORS_TYPE, TENSORS_VERSION
 from quantkit.tables.table import CalibrationTable
+from quantkit.types import Progress
 
 CURVE_POINTS = 200
 """Candidates of a search that are kept for the drawing."""
 
-Thresholds = Mapping[str, Mapping[str, Threshold]]
 
-
-def write_tensors(workspace: Workspace, table: CalibrationTable, plan: PrecisionPlan, folder: Path) -> dict[str, Any]:
+def write_tensors(
+    workspace: Workspace, table: CalibrationTable, plan: PrecisionPlan, folder: Path, progress: Progress | None = None
+) -> dict[str, Any]:
     """Writes tensors.json and, where the histograms of the table are at hand, histograms.npz.
 
     Args:
@@ -42,6 +43,7 @@ def write_tensors(workspace: Workspace, table: CalibrationTable, plan: Precision
         table: the ranges that the run uses.
         plan: which tensors are to be INT8.
         folder: where the record lies.
+        progress: told after each method.
 
     Returns:
         The record's part on files: name -> {"path": ..., "sha256": ...}.
@@ -52,7 +54,7 @@ def write_tensors(workspace: Workspace, table: CalibrationTable, plan: Precision
         "_type": TENSORS_TYPE,
         "_version": TENSORS_VERSION,
         "method": table.algorithm,
-        "tensors": rows_of(workspace, table, histograms or {}, quantized_by(workspace, plan)),
+        "tensors": rows_of(workspace, table, histograms or {}, quantized_by(workspace, plan), progress),
     }
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     paths = {TENSORS: write_text(folder / f"{TENSORS}.json", text + "\n")}
@@ -89,11 +91,12 @@ def rows_of(
     table: CalibrationTable,
     histograms: Mapping[str, Histogram],
     quantized: Collection[str] | None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """One JSON object a tensor, in the table's order."""
     kinds, aliases = kinds_of(workspace), workspace.network.aliases()
     own = {name: histograms[name] for name in table.names if name in histograms and aliases.get(name) not in histograms}
-    thresholds = thresholds_of(own, kinds.kinds, kinds.unmasked)
+    thresholds = thresholds_of(own, kinds.kinds, kinds.unmasked, progress)
     rows = []
     for name in table.names:
         entry, source = table[name], aliases.get(name)
@@ -116,11 +119,16 @@ def rows_of(
 
 
 def thresholds_of(
-    histograms: Mapping[str, Histogram], kinds: Mapping[str, str], unmasked: Mapping[str, str]
+    histograms: Mapping[str, Histogram],
+    kinds: Mapping[str, str],
+    unmasked: Mapping[str, str],
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, Threshold]]:
     """Method -> tensor -> threshold, by every method with its default parameters; a method that fails is left out."""
     found = {}
-    for method in CALIBRATORS:
+    for done, method in enumerate(CALIBRATORS):
+        if progress is not None:
+            progress(done, len(CALIBRATORS))
         try:
             found[method] = calibrate_histograms(
                 histograms, make_calibrator(method), kinds=kinds, unmasked=unmasked, curve=True

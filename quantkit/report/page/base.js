@@ -52,7 +52,10 @@ function draw(id) {
     ...made.layout,
   };
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) layout[name] = { ...axis, ...layout[name] };
-  if (printing) layout.width = Number(place.dataset.paper) || 680; // the event comes before the paper's layout
+  if (printing) { // the event comes before the paper's layout
+    layout.width = Number(place.dataset.paper) || 680;
+    if (place.dataset.tall) layout.height = Number(place.dataset.tall);
+  }
   const options = { responsive: true, displayModeBar: false }; // a drag zooms, a double click goes back
   Plotly.react(place, made.data, layout, options);
 }

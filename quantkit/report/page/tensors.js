@@ -37,7 +37,7 @@ function strip(row) {
     made.style.stroke = stroke;
     svg.append(made);
   };
-  svg.setAttribute("width", 112); svg.setAttribute("height", 16); svg.setAttribute("aria-hidden", "true");
+  svg.setAttribute("viewBox", "0 0 112 16"); svg.setAttribute("width", 112); svg.setAttribute("height", 16); svg.setAttribute("aria-hidden", "true");
   const base = document.createElementNS("http://www.w3.org/2000/svg", "path");
   base.setAttribute("d", "M2 8H102"); base.style.stroke = "var(--bars)";
   svg.append(base);
