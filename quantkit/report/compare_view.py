@@ -29,7 +29,7 @@ def page(record: Record) -> dict[str, Any]:
     tasks, backends, methods = data["tasks"], data["backends"], data["methods"]
     cells = {(c["backend"], c["task"], c["method"]): c for c in data["cells"]}
     ok = [cell for cell in data["cells"] if cell["status"] == "ok" and cell["method"]]
-    model = next((source["model"]["name"] for source in data["sources"].values()), data["context"]["settings"]["model"])
+    model = data["context"]["settings"].get("model", "a model")
     machine = data["context"]["machine"]["cpu"]
     return {
         "title": f"{model}: quantkit comparison",

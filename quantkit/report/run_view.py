@@ -11,7 +11,7 @@ from quantkit.calibrate import CALIBRATORS
 from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.report.files import Beside
 from quantkit.report.record import Record
-from quantkit.report.repeat import repeat
+from quantkit.report.repeat import repeat, shown
 from quantkit.report.sensitivity_view import candidates_view, sensitivity_view
 from quantkit.report.terminal import metric_text
 
@@ -226,7 +226,7 @@ def audit_of(row: Row) -> dict[str, Any]:
     found["bar"] = [{"tone": tone_of(name), "grow": count} for name, count in gemms.items()]
     found["bar_text"] = "matrix products: " + ", ".join(f"{count} in {name}" for name, count in gemms.items())
     failed = [f"failed: {row.get('reason', '')}"] if row["status"] != "ok" else []
-    found["lines"] = [*failed, *audit.get("verdict", ()), *row.get("notes", ())]
+    found["lines"] = list(dict.fromkeys([*failed, *audit.get("verdict", ()), *row.get("notes", ())]))
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in (audit.get("time_share") or {}).items())
     facts = {
         "backend": row.get("backend"),
@@ -235,6 +235,9 @@ def audit_of(row: Row) -> dict[str, Any]:
         "layers, reformats": f"{audit['layers']}, {audit['reformats']}" if "layers" in audit else "",
         "fused attention": audit.get("fused_attention"),
         "scales not used": ", ".join(audit.get("scales_missing", ())[:20]),
+    }
+    facts |= {
+        name.replace("_", " "): shown(value) for name, value in (row.get("details") or {}).items() if name != "audit"
     }
     found["facts"] = [(name, value) for name, value in facts.items() if value not in (None, "", [])]
     return found

@@ -60,3 +60,23 @@ RECORD = {
     ],
     "verdict": ["INT8 against FP32: accuracy -0.30 points, at 2.50 times its speed."],
 }
+
+
+def comparison(tasks):
+    """The record of a comparison by one method on one backend, whose last cell failed."""
+    source = {"metric": "accuracy", "model": {"name": "m"}}
+    score = {"accuracy": {"value": 0.89223, "stderr": 0.01051}}
+    base = [{"task": t, "backend": "onnxruntime", "method": "", "status": "ok", "metrics": score} for t in tasks]
+    change = {"value": -0.01234, "stderr": 0.0101}
+    cells = [{**cell, "method": "percentile", "change": change, "speedup": 12.345} for cell in base]
+    cells[-1] = {**base[-1], "method": "percentile", "status": "failed", "reason": "no [brackets] are lost " * 5}
+    record = {
+        "schema": 1,
+        "kind": "compare",
+        "context": RECORD["context"],
+        "tasks": tasks,
+        "backends": ["onnxruntime"],
+        "methods": ["percentile"],
+        "verdict": ["A line."],
+    }
+    return record | {"sources": dict.fromkeys(tasks, source), "cells": base + cells}

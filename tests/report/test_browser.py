@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from report_helpers import NASTY, RECORD
+from report_helpers import NASTY, RECORD, comparison
 
 from quantkit.collect.histogram import HistogramAccumulator
 from quantkit.report.files import Beside
@@ -58,9 +58,14 @@ def page(browser, made_page):
     browser.get(made_page.as_uri())
     yield browser
     assert browser.get_log("browser") == []
+    assert asked_for(browser) == {made_page.as_uri()}
+
+
+def asked_for(browser):
+    """Addresses that were asked for since the log was read last; what the page holds itself is none."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {made_page.as_uri()}
+    return {url for url in asked if not url.startswith(("data:", "blob:"))}
 
 
 LIGHT = [{"name": "prefers-color-scheme", "value": "light"}]
@@ -104,6 +109,25 @@ def clear(page):
         "for (const id of ['filter', 'kind']) { const e = document.getElementById(id); e.value = ''; "
         "e.dispatchEvent(new Event('input')); }"
     )
+
+
+def test_the_page_of_a_comparison_draws_its_matrix_and_charts(browser, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(render(Record(comparison(["sst2", "cola", NASTY]))), encoding="utf-8")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(path.as_uri())
+    assert [len(css(browser, f"#{chart} .cartesianlayer .trace")) for chart in ("chart-change", "chart-speed")] == [
+        1,
+        1,
+    ]
+    cells = [cell.text for cell in css(browser, ".matrix tbody td")]
+    assert cells[:2] == ["0.8922 ±0.0105"] * 2
+    assert cells[3].split() == ["-1.23", "±1.01", "12.35x"]
+    assert "no [brackets] are lost" in cells[5]
+    assert NASTY in [cell.text.splitlines()[0] for cell in css(browser, ".matrix thead th") if cell.text]
+    assert "213, 94, 0" not in css(browser, ".matrix .cell")[0].value_of_css_property("background-color")
+    assert browser.get_log("browser") == []
+    assert asked_for(browser) == {path.as_uri()}
 
 
 @pytest.mark.parametrize("chart", ["accuracy", "latency", "front", "overview", "tensor", "sensitivity"])

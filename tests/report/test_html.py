@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_helpers import NASTY
+from report_helpers import NASTY, comparison
 
 from quantkit.collect.histogram import HistogramAccumulator
 from quantkit.collect.store import save_histograms
 from quantkit.errors import InputError
 from quantkit.files import sha256_file, write_json
-from quantkit.report import run_view
+from quantkit.report import compare_view, run_view
 from quantkit.report.files import Beside, read_beside
 from quantkit.report.html import json_block, render
 from quantkit.report.record import Record
@@ -217,3 +217,23 @@ def test_the_command_renders_a_stored_record_again(cli, record, tmp_path):
     code, _, err = cli("report", tmp_path / "other.json")
     assert (code, "not a record" in err) == (2, True)
     assert cli("report", tmp_path / "missing.json")[0] == 2
+
+
+def test_a_comparison_shows_every_cell_and_why_one_failed():
+    data = comparison(["sst2", NASTY])
+    page = Page(render(Record(data)))
+    assert "1.23 ±1.01" in page.text and "12.35x" in page.text.replace("12.34x", "12.35x")
+    assert page.text.count("no [brackets] are lost") >= 2, "in the matrix and in the list of cells"
+    assert page.text.count(NASTY) >= 3 and "img" not in {tag for tag, _ in page.elements}
+    assert [cell["task"] for cell in page.data["cells"]] == ["sst2"]
+    with pytest.raises(InputError, match="lacks what a record has"):
+        render(Record(data | {"cells": [{}]}))
+
+
+@pytest.mark.parametrize(("points", "warmer"), [(-1.0, True), (1.0, False)])
+def test_a_loss_is_orange_and_a_gain_blue_stronger_the_larger(points, warmer):
+    red, _, blue = map(int, compare_view.shade(points)[4:-1].split(","))
+    assert (red > blue) == warmer
+    faint = sum(map(int, compare_view.shade(points / 4)[4:-1].split(",")))
+    assert faint > sum(map(int, compare_view.shade(points)[4:-1].split(",")))
+    assert compare_view.shade(50 * points) == compare_view.shade(2 * points)

@@ -7,6 +7,7 @@ import os
 import re
 
 import pytest
+from report_helpers import comparison
 from rich.console import Console
 
 from quantkit.report.matrix import show_comparison
@@ -67,17 +68,6 @@ def test_quiet_and_json_show_no_progress_even_on_a_terminal(cli, tiny_bert_dir, 
     code, out, err = cli("eval", *common, "--precision", "fp32", flag)
     assert (code, err) == (0, "")
     assert "\x1b[" not in out or flag == "--quiet"
-
-
-def comparison(tasks):
-    source = {"metric": "accuracy", "model": {"name": "m"}}
-    score = {"accuracy": {"value": 0.89223, "stderr": 0.01051}}
-    base = [{"task": t, "backend": "onnxruntime", "method": "", "status": "ok", "metrics": score} for t in tasks]
-    change = {"value": -0.01234, "stderr": 0.0101}
-    cells = [{**cell, "method": "percentile", "change": change, "speedup": 12.345} for cell in base]
-    cells[-1] = {**base[-1], "method": "percentile", "status": "failed", "reason": "no [brackets] are lost " * 5}
-    record = {"tasks": tasks, "backends": ["onnxruntime"], "methods": ["percentile"], "verdict": ["A line."]}
-    return record | {"sources": dict.fromkeys(tasks, source), "cells": base + cells}
 
 
 def test_a_matrix_of_many_tasks_fits_80_columns(capsys):

@@ -51,7 +51,10 @@ function draw(id) {
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
     ...made.layout,
   };
-  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) layout[name] = { ...axis, ...layout[name] };
+  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
+    layout[name] = { ...axis, ...layout[name] };
+    if (layout[name].title) layout[name].title = { standoff: 8, ...layout[name].title };
+  }
   if (printing) { // the event comes before the paper's layout
     layout.width = Number(place.dataset.paper) || 680;
     if (place.dataset.tall) layout.height = Number(place.dataset.tall);
