@@ -13,6 +13,9 @@ import typer
 from quantkit.cli import audit, bench, build, calibrate, compare, doctor, evaluate, export, report, run, verify
 from quantkit.errors import QuantkitError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 app = typer.Typer(
     name="quantkit",
     help="INT8 calibration and quantization of BERT-class models.",
@@ -66,7 +69,11 @@ def main() -> None:
     except QuantkitError as error:
         fail(error.message, error.hint)
     except KeyboardInterrupt:
-        fail("Interrupted.", "The same command goes on with what is already in the cache.", code=130)
+        interrupted()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer ends so on Ctrl-C, without a word
+            interrupted()
+        raise
     except MemoryError:
         fail("There is not enough memory.", "Use a smaller --batch or --seq-len.")
     except BrokenPipeError:
@@ -76,6 +83,11 @@ def main() -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+
+
+def interrupted() -> NoReturn:
+    """Says what an interruption leaves behind."""
+    fail("Interrupted.", "The same command goes on with what is already finished.", code=INTERRUPTED)
 
 
 def fail(message: str, hint: str = "", code: int = 2) -> NoReturn:

@@ -71,7 +71,9 @@ def drawn(cell: Cell | None) -> dict[str, str]:
 
 
 def shade(points: float) -> str:
-    """Orange for a loss, blue for a gain, paler the smaller: two hues that every kind of colour vision tells apart."""
+    """Orange for a loss, blue for a gain, paler the smaller, grey for nothing: told apart by every colour vision."""
+    if points == 0:
+        return "rgb(238, 240, 243)"
     share = min(abs(points) / WORST, 1.0)
     red, green, blue = (213, 94, 0) if points < 0 else (0, 114, 178)
     mixed = (round(255 - (255 - part) * (0.06 + 0.62 * share)) for part in (red, green, blue))

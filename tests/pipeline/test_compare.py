@@ -114,7 +114,8 @@ def test_the_whole_matrix_from_one_pass_a_task(cli, arguments, tmp_path, passes,
 def test_an_interrupted_comparison_goes_on_where_it_stopped(cli, arguments, tmp_path, computed):
     asked = ["compare", *arguments, "--tasks", "sst2", "--methods", "minmax,entropy,mse", "--quiet"]
     computed.append("stop")
-    assert cli(*asked)[0] == 130
+    code, _, err = cli(*asked)
+    assert (code, "The same command goes on" in err) == (130, True)
     assert [cell[2] for cell in computed[1:]] == [None, "minmax", "entropy"]
     assert [cell["method"] for cell in read(tmp_path)["cells"]] == ["", "minmax", "entropy"]
     computed.clear()
