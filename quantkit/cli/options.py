@@ -22,6 +22,9 @@ TENSORRT = "TensorRT only"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
 METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
+SEVERAL = {"methods": "all", "tasks": "", "backends": "openvino"}
+"""Options of several names with commas, and their defaults; tasks and backends become `Output.extra`, not settings."""
+
 MODEL_HELP = "demo (the packaged all-MiniLM-L6-v2), a folder in Hugging Face layout, a hub id, or an .onnx file."
 
 # setting -> (type, flags, help, panel)
@@ -96,8 +99,6 @@ MODEL_AND_DATA = (
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric")
-SEVERAL = {"methods": "all", "tasks": "", "backends": "openvino"}
-"""Options of several names with commas, and their defaults; tasks and backends become `Output.extra`, not settings."""
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 

@@ -275,10 +275,10 @@ def save(
             "batch": settings.batch,
         },
         "calibration": calibrated.record if calibrated else None,
-        "files": dict(calibrated.files) if calibrated else {},
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)
+    data["files"] = dict(calibrated.files) if calibrated else {}
     record = Record(data)
     if settings.out is not None:
         record.save(settings.out / "record.json")
