@@ -234,6 +234,8 @@ def audit_of(row: Row) -> dict[str, Any]:
         "time by precision": shares,
         "layers, reformats": f"{audit['layers']}, {audit['reformats']}" if "layers" in audit else "",
         "fused attention": audit.get("fused_attention"),
+        "kernels": ", ".join(f"{count} {kind}" for kind, count in (audit.get("kernel_counts") or {}).items()),
+        "products in float": ", ".join(map(str, audit.get("float_products") or ())),
         "scales not used": ", ".join(audit.get("scales_missing", ())[:20]),
     }
     facts |= {
