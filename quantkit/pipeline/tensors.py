@@ -30,7 +30,9 @@ from quantkit.tables.table import CalibrationTable
 from quantkit.types import Progress
 
 CURVE_POINTS = 200
-"""Candidates of a search that are kept for the drawing."""
+"""Candidates of a search that are kept for the drawing of one tensor, at most."""
+ALL_POINTS = 60_000
+"""Candidates that are kept for all tensors together, so that a report of a large network stays below 10 MB."""
 
 
 def write_tensors(
@@ -113,7 +115,8 @@ def rows_of(
         if source in own:
             row["same_as"] = source
         elif name in own:
-            row |= searched(own[name], entry.amax, {method: found[name] for method, found in thresholds.items()})
+            of_tensor = {method: found[name] for method, found in thresholds.items()}
+            row |= searched(own[name], entry.amax, of_tensor, points_for(len(own)))
         rows.append(row)
     return rows
 
@@ -138,9 +141,11 @@ def thresholds_of(
     return found
 
 
-def searched(histogram: Histogram, amax: float, thresholds: Mapping[str, Threshold]) -> dict[str, Any]:
+def searched(
+    histogram: Histogram, amax: float, thresholds: Mapping[str, Threshold], points: int = CURVE_POINTS
+) -> dict[str, Any]:
     """What the histogram of one tensor tells: counts, and range, signal to noise ratio and curve of every method."""
-    curves = {t.curve.kind: thinned(t.curve) for t in thresholds.values() if t.curve is not None}
+    curves = {t.curve.kind: thinned(t.curve, points) for t in thresholds.values() if t.curve is not None}
     return {
         "values": histogram.total,
         "zeros": histogram.zero_count,
@@ -160,12 +165,17 @@ def sqnr_of(histogram: Histogram, amax: float) -> float | None:
     return round(ratio, 2) if math.isfinite(ratio) else None
 
 
-def thinned(curve: Curve) -> dict[str, Any]:
-    """Of every group of neighbouring candidates the best one, `CURVE_POINTS` groups; None for a loss that is ruled out.
+def points_for(tensors: int) -> int:
+    """How many candidates a tensor's curve may keep when there are so many tensors."""
+    return max(20, min(CURVE_POINTS, ALL_POINTS // max(tensors, 1)))
+
+
+def thinned(curve: Curve, points: int = CURVE_POINTS) -> dict[str, Any]:
+    """Of every group of neighbouring candidates the best one, `points` groups; None for a loss that is ruled out.
 
     What is drawn is thus the lower edge of the curve, and the least loss of all is on it.
     """
-    groups = np.array_split(np.arange(curve.candidates.size), min(CURVE_POINTS, curve.candidates.size))
+    groups = np.array_split(np.arange(curve.candidates.size), min(points, curve.candidates.size))
     keep = [int(group[np.argmin(curve.losses[group])]) for group in groups]
     at = [float(f"{x:.6g}") for x in curve.candidates[keep]]
     return {"at": at, "loss": [float(f"{x:.5g}") if math.isfinite(x) else None for x in curve.losses[keep]]}

@@ -11,7 +11,7 @@ import quantkit
 from quantkit.calibrate import Curve, curves
 from quantkit.collect.histogram import HistogramAccumulator
 from quantkit.files import sha256_file
-from quantkit.pipeline.tensors import CURVE_POINTS, searched, sqnr_of, thinned, thresholds_of
+from quantkit.pipeline.tensors import CURVE_POINTS, points_for, searched, sqnr_of, thinned, thresholds_of
 from quantkit.report.html import write_report
 
 
@@ -97,6 +97,15 @@ def test_a_curve_keeps_its_least_loss_and_its_gaps():
         assert kept["at"] == sorted(kept["at"])
     gap = Curve(np.arange(1.0, 5.0), np.array([1.0, np.inf, np.inf, 2.0]), "kl")
     assert thinned(gap) == {"at": [1.0, 2.0, 3.0, 4.0], "loss": [1.0, None, None, 2.0]}
+
+
+def test_curves_of_a_large_network_are_coarser():
+    assert points_for(1) == points_for(170) == CURVE_POINTS
+    assert 660 * points_for(660) <= 60_000
+    assert points_for(10**6) == 20
+    curve = Curve(np.arange(1.0, 101.0), np.abs(np.arange(100.0) - 37), "mse")
+    assert thinned(curve, 10)["at"][3] == 38.0, "the least loss stays"
+    assert len(thinned(curve, 10)["at"]) == 10
 
 
 def test_a_tensor_of_zeros_has_no_ratio_and_no_curve():
