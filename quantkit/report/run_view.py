@@ -88,7 +88,7 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
     if int8 is None:
         return [tile("INT8", "none", "This run had no INT8 engine.")]
     if int8["status"] != "ok":
-        return [tile("INT8", "failed", str(int8.get("reason", "")), "bad")]
+        return [tile("INT8", "failed", str(int8.get("reason", "")), "bad"), *instead(rows, metrics)]
     found = [is_int8(int8)]
     if fp32 is None or fp32["status"] != "ok":
         return found
@@ -104,6 +104,16 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
         detail = f"{int8['size_bytes'] / 1e6:.1f} MB instead of {fp32['size_bytes'] / 1e6:.1f}"
         found.append(tile("size of the model file", f"{100 * share:.0f} %", detail))
     return found
+
+
+def instead(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
+    """The fastest engine that works, where INT8 does not."""
+    working = [row for row in rows if row["status"] == "ok" and row.get("speedup")]
+    if not working:
+        return []
+    best = max(working, key=lambda row: row["speedup"])
+    scores = ", ".join(f"{name} {metric_text(best['metrics'][name])}" for name in metrics if name in best["metrics"])
+    return [tile(f"fastest that works: {best['precision']}", f"{best['speedup']:.2f}x", scores)]
 
 
 def is_int8(row: Row) -> dict[str, str]:

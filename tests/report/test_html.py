@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_helpers import NASTY, comparison
+from report_helpers import NASTY, RECORD, comparison
 
 from quantkit.collect.histogram import HistogramAccumulator
 from quantkit.collect.store import save_histograms
@@ -80,6 +80,14 @@ def test_the_verdict_and_every_engine_are_there(record):
 def test_an_int8_engine_that_is_none_is_called_so(record, change, says):
     record["engines"][2] |= change
     assert says in page_of(record).text
+
+
+def test_where_int8_fails_the_fastest_that_works_is_told(record):
+    record["engines"][1] = {**record["engines"][2], "precision": "fp16", "speedup": 1.75}
+    record["engines"][2] = {**RECORD["engines"][1], "precision": "int8"}
+    page = page_of(record)
+    assert "fastest that works: fp16" in page.text
+    assert "1.75x" in page.text and "accuracy 0.8890 ±0.0100" in page.text
 
 
 def test_the_page_stands_alone_and_its_policy_allows_its_own_scripts_only(record):
