@@ -16,7 +16,8 @@ const COLUMNS = [
   { title: "ranges", value: (row) => shareOf(row, row.amax), cell: (row) => el("td", {}, strip(row)) },
   ...METHODS.map((method) => ({ title: method, numeric: true, value: (row) => own(row).ranges?.[method],
     cell: (row) => el("td", { class: row.method === method ? "n used" : "n" }, number(own(row).ranges?.[method])) })),
-  { title: "used", numeric: true, value: (row) => row.amax },
+  // A method's own column shows in bold what is used; a table of another origin needs a column for it.
+  ...(TENSORS.every((row) => METHODS.includes(row.method)) ? [] : [{ title: "used", numeric: true, value: (row) => row.amax }]),
   { title: "SQNR dB", numeric: true, value: (row) => own(row).sqnr_db },
   { title: "chosen, and why", value: why, cell: (row) => el("td", { class: "why", title: why(row) }, why(row)) },
 ];
