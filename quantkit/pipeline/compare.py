@@ -362,19 +362,30 @@ def save(made: Job) -> Record:
 
 
 def verdict(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the reader should know first: per backend the method that costs least over the tasks, and what failed."""
-    lines = []
-    for backend in dict.fromkeys(cell["backend"] for cell in cells):
-        means: dict[str, list[float]] = {}
-        for cell in cells:
-            if cell["backend"] == backend and cell.get("change"):
-                means.setdefault(cell["method"], []).append(cell["change"]["value"])
-        most = max(map(len, means.values()), default=0)
-        full = {method: sum(values) / most for method, values in means.items() if len(values) == most}
-        if full:
-            best = max(full, key=full.__getitem__)
-            over = f"on average over {most} tasks" if most > 1 else "on its one task"
-            lines.append(f"{backend}: {best} costs least, {100 * full[best]:+.2f} points {over}.")
+    """What the reader should know first: each backend's cheapest method, and what failed."""
+    lines = [line for backend in dict.fromkeys(cell["backend"] for cell in cells) if (line := cheapest(cells, backend))]
     if failed := [cell for cell in cells if cell["status"] != "ok"]:
         lines.append(f"{len(failed)} of {len(cells)} cells failed; each says why.")
     return lines
+
+
+def cheapest(cells: Sequence[Mapping[str, Any]], backend: str) -> str:
+    """The method of a backend that costs least on average over the tasks, and whether that is more than chance.
+
+    Methods that lack a task are left out. The standard error of an average takes the tasks as independent. Two methods
+    on the same rows differ less than that says, so "cannot be told" is the cautious answer.
+    """
+    changes: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        if cell["backend"] == backend and cell.get("change"):
+            changes.setdefault(cell["method"], []).append(cell["change"])
+    tasks = max(map(len, changes.values()), default=0)
+    means = {m: sum(c["value"] for c in own) / tasks for m, own in changes.items() if len(own) == tasks}
+    errors = {m: math.sqrt(sum((c["stderr"] or 0.0) ** 2 for c in changes[m])) / tasks for m in means}
+    if not means:
+        return ""
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    over = f"on average over {tasks} tasks" if tasks > 1 else "on its one task"
+    says = f"{backend}: {best} costs least, {100 * means[best]:+.2f} ±{100 * errors[best]:.2f} points {over}"
+    alike = len(means) > 1 and means[best] - means[worst] < 2 * math.hypot(errors[best], errors[worst])
+    return says + ("; these rows cannot tell one method from another." if alike else ".")

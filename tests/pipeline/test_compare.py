@@ -194,3 +194,22 @@ def test_a_broken_cell_file_is_computed_again(cli, arguments, tmp_path, computed
         path.write_text("{}")
     assert cli(*asked)[0] == 0
     assert len(computed) == 4
+
+
+def change_cell(method, value, stderr, task="sst2"):
+    change = {"metric": "accuracy", "value": value, "stderr": stderr}
+    return {"task": task, "backend": "openvino", "method": method, "status": "ok", "change": change}
+
+
+@pytest.mark.parametrize(("stderr", "alike"), [(0.001, False), (0.01, True)])
+def test_the_verdict_knows_whether_methods_can_be_told_apart(stderr, alike):
+    cells = [change_cell("mse", -0.002, stderr), change_cell("mse", 0.0, stderr, "cola")]
+    cells += [change_cell("entropy", -0.02, stderr), change_cell("entropy", -0.01, stderr, "cola")]
+    cells += [
+        change_cell("minmax", 0.5, stderr),
+        {**change_cell("minmax", 0, 0, "cola"), "status": "failed", "change": None},
+    ]
+    lines = compare.verdict(cells)
+    assert lines[0].startswith("openvino: mse costs least, -0.10 ±"), "a method that lacks a task is no winner"
+    assert ("cannot tell one method from another" in lines[0]) == alike
+    assert lines[1] == "1 of 6 cells failed; each says why."
