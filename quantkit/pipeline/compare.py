@@ -7,49 +7,28 @@ in turn with FP32's engine of the same backend. A cell that fails is a cell with
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from quantkit.backends import BACKENDS, get_backend
 from quantkit.calibrate.base import Calibrator
 from quantkit.data.batches import TokenBatches
 from quantkit.data.glue import get_task
 from quantkit.errors import QuantkitError
-from quantkit.evaluate.accuracy import EvalResult
-from quantkit.evaluate.metrics import Score
-from quantkit.evaluate.significance import Comparison, mcnemar, paired_bootstrap
-from quantkit.files import check_writable, read_bytes, sha256_json, write_json
+from quantkit.files import check_writable
 from quantkit.pipeline import run as job
-from quantkit.pipeline.calibration import (
-    Calibrated,
-    Collected,
-    calibrated_table,
-    calibrators_for,
-    collect,
-    key_of,
-    provenance_of,
-)
-from quantkit.pipeline.collection import batches_of
-from quantkit.pipeline.settings import Settings, threads_of
-from quantkit.pipeline.tables import parameters_of
+from quantkit.pipeline.calibration import calibrators_for
+from quantkit.pipeline.cells import Column, TaskData
+from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.workspace import Workspace
-from quantkit.report.record import SCHEMA, Record, context, versions
-from quantkit.tables.provenance import Provenance
-from quantkit.tables.table import CalibrationTable
+from quantkit.report.record import SCHEMA, Record, context
 from quantkit.types import Watcher
 
-RULES = 1
-"""Part of every cell's key; raised when the same settings come to give other cells."""
 PLACEHOLDER = "{task}"
 """What stands for the task's name in the paths of model, adapter and data."""
-Z95 = 1.96
 
 
 @dataclass
@@ -129,7 +108,7 @@ def settings_for(settings: Settings, task: str, backend: str) -> Settings:
 
 def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
     """All cells of a task; `step` is called after each."""
-    shared = TaskData.of(made, task)
+    shared = task_data(made, task)
     made.sources[task] = source_of(shared.workspace, shared.batches)
     for backend in made.backends:
         workspace = shared.workspace.on(settings_for(made.settings, task, backend))
@@ -151,55 +130,12 @@ def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
             column.close()
 
 
-class TaskData:
-    """What the cells of one task share: its rows, and the histograms of its one pass.
-
-    Args:
-        workspace: with the backend that collects.
-    """
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.batches = job.evaluation_batches(workspace)
-        self._error: QuantkitError | None = None
-
-    @classmethod
-    def of(cls, made: Job, task: str) -> TaskData:
-        """The data of a task; the first backend that is installed collects."""
-        usable = [backend for backend in made.backends if get_backend(backend).available() is None]
-        settings = settings_for(made.settings, task, usable[0] if usable else made.backends[0])
-        workspace = Workspace(settings, made.watcher)
-        job.check_early(workspace)
-        return cls(workspace)
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        """Of the histograms, known before they are collected."""
-        return provenance_of(self.workspace, batches_of(self.workspace))
-
-    @cached_property
-    def labels_sha256(self) -> str:
-        """Hash of the labels of the evaluation rows."""
-        return sha256_json(np.asarray(job.labels_of(self.workspace)).tolist())
-
-    @cached_property
-    def _collected(self) -> Collected:
-        return collect(self.workspace)
-
-    def table(self, calibrator: Calibrator) -> CalibrationTable:
-        """A method's table; the first call collects, and when that fails every later one fails at once.
-
-        Raises:
-            QuantkitError: the activations could not be collected or calibrated.
-        """
-        if self._error is not None:
-            raise self._error
-        try:
-            collected = self._collected
-        except QuantkitError as error:
-            self._error = error
-            raise
-        return calibrated_table(collected, calibrator)
+def task_data(made: Job, task: str) -> TaskData:
+    """What the cells of a task share; the first backend that is installed collects."""
+    usable = [backend for backend in made.backends if get_backend(backend).available() is None]
+    workspace = Workspace(settings_for(made.settings, task, usable[0] if usable else made.backends[0]), made.watcher)
+    job.check_early(workspace)
+    return TaskData(workspace)
 
 
 def source_of(workspace: Workspace, batches: TokenBatches) -> dict[str, Any]:
@@ -226,128 +162,12 @@ def fail_rest(made: Job, task: str, error: QuantkitError, backend: str = "") -> 
                 made.cells.append({**cell, "status": "failed", "reason": str(error)})
 
 
-class Column:
-    """One task on one backend: the FP32 engine, and the INT8 engine of one method after another."""
-
-    def __init__(self, folder: Path, workspace: Workspace, shared: TaskData) -> None:
-        self.folder, self.workspace, self.shared = folder, workspace, shared
-        self.batches = shared.batches
-        self.reference = job.Trial("fp32")
-
-    def cell(self, calibrator: Calibrator | None) -> tuple[dict[str, Any], bool]:
-        """The cell of a method (None: of FP32), and whether it lay finished in the folder."""
-        path = self.folder / "cells" / f"{self.key(calibrator)}.json"
-        if (kept := finished(path)) is not None:
-            if calibrator is None:
-                self.reference.result = result_of(kept)
-            return {name: value for name, value in kept.items() if name != "predictions"}, True
-        trial = self.reference if calibrator is None else job.Trial("int8")
-        method = calibrator.name if calibrator else ""
-        where = {"task": self.workspace.task.name, "backend": self.workspace.settings.backend, "method": method}
-        try:
-            found = where | self.computed(trial, calibrator)
-        except QuantkitError as error:
-            return where | {"precision": trial.precision, "status": "failed", "reason": str(error)}, False
-        if found["status"] == "ok" and trial.result is not None:
-            write_json(path, {**found, "predictions": trial.result.predictions.tolist()})
-        return found, False
-
-    def key(self, calibrator: Calibrator | None) -> str:
-        """Name under which a finished cell is kept: a hash of everything that decides it."""
-        settings, packages, table = self.workspace.settings, versions(), None
-        if calibrator is not None:
-            parameters = parameters_of(calibrator)
-            table = key_of(replace(self.shared.provenance, method=calibrator.name, parameters=parameters))
-        return sha256_json(
-            {
-                "rules": RULES,
-                "model": self.workspace.network.sha256,
-                "task": self.workspace.task.name,
-                "data": self.batches.sha256,
-                "labels": self.shared.labels_sha256,
-                "table": table,
-                "backend": [settings.backend, threads_of(settings), settings.placement, settings.symmetric],
-                "options": dict(settings.engine),
-                "versions": [packages.get("quantkit"), packages.get(settings.backend)],
-            }
-        )[:24]
-
-    def computed(self, trial: job.Trial, calibrator: Calibrator | None) -> dict[str, Any]:
-        """One cell: built, evaluated, timed in turn with FP32, compared with it.
-
-        Raises:
-            QuantkitError: the engine could not be built or run.
-        """
-        calibrated = None
-        if calibrator is not None:
-            calibrated = Calibrated(self.shared.table(calibrator), {})
-        try:
-            job.compile_all(self.workspace, [trial], calibrated)
-            job.evaluate_all(self.workspace, [trial], self.batches)
-            if trial.error is None and calibrator is not None:
-                self.time(trial)
-        finally:
-            if trial is not self.reference and trial.engine is not None:
-                trial.engine.close()
-        row = job.row_of(trial, self.reference, self.workspace).as_json()
-        if trial.latency is not None and self.reference.latency is not None:
-            row["fp32_ms"] = self.reference.latency.median_ms
-        if trial is not self.reference and trial.result is not None and self.reference.result is not None:
-            row["change"] = self.change(trial.result, self.reference.result)
-        return row
-
-    def time(self, trial: job.Trial) -> None:
-        """Times the engine and FP32's in turn; without FP32's there is no speed to tell."""
-        if self.reference.engine is None and self.reference.error is None:
-            job.compile_all(self.workspace, [self.reference], None)
-        if self.reference.engine is not None and self.reference.error is None:
-            job.time_all(self.workspace, [self.reference, trial], self.batches)
-
-    def change(self, result: EvalResult, reference: EvalResult) -> dict[str, Any]:
-        """What INT8 does to the main metric, with the standard error of the paired difference.
-
-        Accuracy: McNemar's test and Wald's standard error. Other metrics: a bootstrap of the rows, the standard error
-        read from its 95 % interval.
-        """
-        metric, labels = self.workspace.task.metrics[0], job.labels_of(self.workspace)
-        if metric == "accuracy":
-            found: Comparison = mcnemar(reference.predictions, result.predictions, labels)
-        else:
-            found = paired_bootstrap(reference.predictions, result.predictions, labels, metric)
-        stderr = (found.high - found.low) / (2 * Z95)
-        value = {"metric": metric, "value": found.difference, "stderr": stderr if math.isfinite(stderr) else None}
-        return {**value, "p_value": found.p_value, "test": found.test}
-
-    def close(self) -> None:
-        """Frees FP32's engine."""
-        if self.reference.engine is not None:
-            self.reference.engine.close()
-
-
-def finished(path: Path) -> dict[str, Any] | None:
-    """A cell that was kept; None when there is none, or none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        cell = read_bytes(path, json.loads)
-    except (ValueError, QuantkitError):
-        return None
-    whole = isinstance(cell, dict) and cell.get("status") == "ok" and isinstance(cell.get("predictions"), list)
-    return cell if whole else None
-
-
-def result_of(cell: Mapping[str, Any]) -> EvalResult:
-    """The predictions and scores of a kept cell; logits are not kept."""
-    scores = {name: Score(**score) for name, score in cell["metrics"].items()}
-    return EvalResult(scores, np.empty((0, 0), np.float32), np.asarray(cell["predictions"]))
-
-
 def save(made: Job) -> Record:
     """The record of the cells so far, written to the folder."""
     data = {
         "schema": SCHEMA,
         "kind": "compare",
-        "context": context(made.settings.as_json()),
+        "context": context(settings_json(made)),
         "tasks": list(made.tasks),
         "backends": list(made.backends),
         "methods": [calibrator.name for calibrator in made.calibrators],
@@ -359,6 +179,12 @@ def save(made: Job) -> Record:
     record = Record(data)
     record.save(made.folder / "record.json")
     return record
+
+
+def settings_json(made: Job) -> dict[str, Any]:
+    """The settings that a comparison has; those of one run alone are left out."""
+    values = made.settings.as_json() | {"task": list(made.tasks), "backend": list(made.backends)}
+    return {name: value for name, value in values.items() if name not in ("method", "precisions", "table", "force")}
 
 
 def verdict(cells: Sequence[Mapping[str, Any]]) -> list[str]:

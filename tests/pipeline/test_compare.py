@@ -87,6 +87,8 @@ def test_the_whole_matrix_from_one_pass_a_task(cli, arguments, tmp_path, passes,
         ("sst2", "openvino", "entropy"),
         ("sst2", "onnxruntime", ""),
     ]
+    settings = record["context"]["settings"]
+    assert settings["task"] == ["sst2", "mrpc"] and "method" not in settings
     for cell in record["cells"]:
         assert cell["status"] == "ok", cell
         assert "predictions" not in cell
