@@ -10,14 +10,30 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, compare, doctor, evaluate, export, report, run, verify
+from quantkit.cli import (
+    audit,
+    bench,
+    build,
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    migrate,
+    report,
+    run,
+    table,
+    verify,
+)
 from quantkit.errors import QuantkitError
 
+PROGRAM = "quantkit"
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+
 app = typer.Typer(
-    name="quantkit",
+    name=PROGRAM,
     help="INT8 calibration and quantization of BERT-class models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -50,6 +66,7 @@ for name, command in (
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
     ("verify", verify.verify),
+    ("migrate", migrate.migrate),
     ("export", export.export),
     ("audit", audit.audit),
     ("compare", compare.compare),
@@ -57,6 +74,7 @@ for name, command in (
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
+app.add_typer(table.app)
 
 
 def main() -> None:
@@ -65,7 +83,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        app(prog_name=PROGRAM)  # also where it runs as `python -m quantkit`: completion goes by this name
     except QuantkitError as error:
         fail(error.message, error.hint)
     except KeyboardInterrupt:

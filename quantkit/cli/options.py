@@ -7,7 +7,7 @@ A command names the settings it takes; its signature, and so its help, is put to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +64,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "Leave padded positions out of the statistics; TensorRT counts them.",
         CALIBRATION,
     ),
-    "table": (Path, ("--table",), "Calibration table to use: quantkit's JSON or a TensorRT cache.", CALIBRATION),
+    "table": (
+        Path,
+        ("--table",),
+        "Calibration table to use, of any format: quantkit's JSON, a TensorRT cache ...",
+        CALIBRATION,
+    ),
     "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
     "backend": (str, ("--backend",), "What runs the model: openvino, onnxruntime or tensorrt.", ENGINES),
     "backends": (str, ("--backends", "--backend"), "What runs the model, with commas: openvino,onnxruntime.", ENGINES),
@@ -93,6 +98,25 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
 }
+BACKENDS = ("openvino", "onnxruntime", "tensorrt")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(METHODS.split(", ")),
+    "methods": ("all", *METHODS.split(", ")),
+    "backend": BACKENDS,
+    "backends": BACKENDS,
+    "precisions": ("fp32", "fp16", "int8"),
+    "placement": ("gemm", "ffn-only", "gemm+residual", "gemm+residual+mha"),
+    "network": ("onnx", "api"),
+    "ranges": ("qdq", "cache", "dynamic_range"),
+}
+"""What shell completion offers for an option; what a command takes is checked where it is used."""
+
+
+def completer(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """A function that gives shell completion the names that go on as the user began."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 MODEL_AND_DATA = (
     *("task", "data", "calib_data", "adapter", "tokenizer", "text_columns", "label_column"),
     *("batch", "seq_len", "seed"),
@@ -144,7 +168,9 @@ def takes(*names: str, **extra: tuple[Any, Any]) -> Callable[[Callable[[Settings
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+QUIET = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no remarks; only the result.", rich_help_panel=OUTPUT)
+]
 
 
 def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
@@ -156,7 +182,8 @@ def annotation(name: str) -> Any:
     kind, flags, text, panel = OPTIONS[name]
     if name in (*PARAMETERS, *ENGINE, "out", "table"):
         kind = kind | None
-    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel)]
+    offered = completer(CHOICES[name]) if name in CHOICES else None
+    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, autocompletion=offered)]
 
 
 def default(name: str) -> Any:

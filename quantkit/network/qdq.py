@@ -15,6 +15,7 @@ uint8 with a zero point there (it is folded into the output), but not in a produ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
-from quantkit.network.index import GraphIndex, WeightMatMul, attribute
+from quantkit.network.index import GraphIndex, WeightMatMul, attribute, reads
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan
 from quantkit.qparams import quantize, weight_scales
@@ -54,8 +55,16 @@ class QdqResult:
     weight_scales: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
-def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionPlan) -> QdqResult:
+def insert_qdq(
+    proto: onnx.ModelProto,
+    table: CalibrationTable,
+    plan: PrecisionPlan,
+    *,
+    rule: Callable[[GraphIndex, CalibrationTable, PrecisionPlan], Placement] = place,
+) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
+
+    `rule` decides where; by default the encoder layers' placement of the plan's mode.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
     <tensor>.zero_point. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read
@@ -71,7 +80,7 @@ def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionP
             f"The model uses opset {opset}; quantization per channel needs {MIN_OPSET} or later.",
             "Export the model with a newer opset.",
         )
-    placement = place(GraphIndex(proto.graph), table, plan)
+    placement = rule(GraphIndex(proto.graph), table, plan)
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     scales = _Rewriter(model, placement).run()
@@ -91,6 +100,11 @@ def required_tensors(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
     return [name for name in index.activations if name in needed]
 
 
+def output_axis(node: onnx.NodeProto) -> int:
+    """The dimension of a product's weight that counts outputs, along which it is quantized."""
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+
+
 class _Rewriter:
     """Puts a placement into a model, in place."""
 
@@ -104,11 +118,12 @@ class _Rewriter:
     def run(self) -> dict[str, npt.NDArray[np.float32]]:
         """Rewires the graph; gives the scales of the quantized weights."""
         before: list[onnx.NodeProto] = []
-        dequantized: dict[str, str] = {}
+        dequantized: dict[tuple[str, int], str] = {}
         for product in self.placement.dense:
-            if product.weight not in dequantized:
-                dequantized[product.weight] = self._weight(product, before)
-            self.nodes[product.node].input[1] = dequantized[product.weight]
+            key = (product.weight, output_axis(self.nodes[product.node]))
+            if key not in dequantized:
+                dequantized[key] = self._weight(product, before)
+            self.nodes[product.node].input[1] = dequantized[key]
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
@@ -120,7 +135,7 @@ class _Rewriter:
         kept = onnx.GraphProto(node=ordered)  # copied before the originals are deleted
         del self.graph.node[:]
         self.graph.node.extend(kept.node)
-        self._drop(set(dequantized))
+        self._drop({weight for weight, _ in dequantized})
         return self.scales
 
     def _pair(self, tensor: str, grid: Grid) -> tuple[onnx.NodeProto, onnx.NodeProto]:
@@ -137,11 +152,11 @@ class _Rewriter:
 
     def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
-        name = product.weight
+        name, axis = product.weight, output_axis(self.nodes[product.node])
         weight = numpy_helper.to_array(self.index.initializers[name])
-        axis = 0 if attribute(self.nodes[product.node], "transB", 0) else 1
         scales = self.scales[name] = weight_scales(weight, axis)
-        codes = self._constant(f"{name}.quantized", quantize(weight, np.expand_dims(scales, 1 - axis)))
+        along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
+        codes = self._constant(f"{name}.quantized", quantize(weight, scales.reshape(along)))
         scale = self._constant(f"{name}.scale", scales)
         # onnxruntime wants the zero points written out, and of the codes' type, to merge the node into its kernel.
         zero_point = self._constant(f"{name}.zero_point", np.zeros(scales.shape, np.int8))
@@ -172,7 +187,7 @@ class _Rewriter:
 
     def _drop(self, weights: set[str]) -> None:
         """Removes the float weights that nothing reads any more."""
-        read = {name for node in self.graph.node for name in node.input}
+        read = {name for node in self.graph.node for name in reads(node)}
         for i in reversed(range(len(self.graph.initializer))):
             name = self.graph.initializer[i].name
             if name in weights and name not in read:
