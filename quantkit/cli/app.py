@@ -10,10 +10,27 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, migrate, run, table, verify
+from quantkit.cli import (
+    audit,
+    bench,
+    build,
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    migrate,
+    report,
+    run,
+    table,
+    verify,
+)
 from quantkit.errors import QuantkitError
 
 PROGRAM = "quantkit"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 
 app = typer.Typer(
     name=PROGRAM,
@@ -52,6 +69,8 @@ for name, command in (
     ("migrate", migrate.migrate),
     ("export", export.export),
     ("audit", audit.audit),
+    ("compare", compare.compare),
+    ("report", report.report),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
@@ -68,7 +87,11 @@ def main() -> None:
     except QuantkitError as error:
         fail(error.message, error.hint)
     except KeyboardInterrupt:
-        fail("Interrupted.", "The same command goes on with what is already in the cache.", code=130)
+        interrupted()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer ends so on Ctrl-C, without a word
+            interrupted()
+        raise
     except MemoryError:
         fail("There is not enough memory.", "Use a smaller --batch or --seq-len.")
     except BrokenPipeError:
@@ -78,6 +101,11 @@ def main() -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+
+
+def interrupted() -> NoReturn:
+    """Says what an interruption leaves behind."""
+    fail("Interrupted.", "The same command goes on with what is already finished.", code=INTERRUPTED)
 
 
 def fail(message: str, hint: str = "", code: int = 2) -> NoReturn:

@@ -67,10 +67,11 @@ class Collected:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A table and how it came about; `record` is its part of the run's record."""
+    """A table and how it came about; `record` and `files` are its parts of the run's record."""
 
     table: CalibrationTable
     record: dict[str, Any]
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 def provenance_of(workspace: Workspace, batches: TokenBatches) -> Provenance:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from report_helpers import RECORD
 from torch_like import TorchLike
 
+from quantkit.report.record import Record
 from quantkit.tables import CalibrationTable, Entry, Provenance
 
 
@@ -38,5 +40,10 @@ def tables(folder: Path) -> None:
     CalibrationTable(full, "mse", {}, origin).save(folder / "mse.json")
 
 
-PREPARE = {"tables.md": tables}
+def report(folder: Path) -> None:
+    """The record of a run, where `quantkit run` leaves it."""
+    Record({**RECORD, "calibration": None}).save(folder / "quantkit-out" / "record.json")
+
+
+PREPARE = {"tables.md": tables, "report.md": report}
 """Document under docs/ -> what prepares its folder. A document that stands here has all its blocks marked."""
