@@ -37,8 +37,9 @@ def bits(table: CalibrationTable) -> dict[str, int]:
 @given(TABLES)
 @settings(max_examples=60)
 def test_scales_come_back_bit_for_bit_and_the_format_is_recognised(kind, table):
-    data, _ = write_bytes_of(table, kind)
-    loaded = parse(data, "x")
+    data, said = write_bytes_of(table, kind)
+    told = any("--from" in sentence for sentence in said)
+    loaded = parse(data, "x", kind if told else None)
     assert loaded.format == kind
     assert list(bits(loaded.table).items()) == list(bits(table).items())
     assert write_bytes_of(loaded.table, kind)[0] == data
@@ -226,6 +227,17 @@ def test_a_name_that_does_not_fit_is_refused():
             write_bytes_of(table, kind)
     with pytest.raises(TableError, match="cannot stand in a text"):
         write_bytes_of(CalibrationTable({"a:": Entry(1.0)}), "text")
+
+
+def test_names_that_hide_the_format_are_told():
+    for name in ("{", "TRT-"):
+        data, said = write_bytes_of(CalibrationTable({name: Entry(1.0)}), "text")
+        assert said[-1].endswith("--from text.")
+        assert parse(data, "x", "text").table.names == (name,)
+    for name in ("_type", "tensor_scales", "CLS"):
+        data, said = write_bytes_of(CalibrationTable({name: Entry(1.0)}), "ranges")
+        assert said == []
+        assert parse(data).table.names == (name,)
 
 
 def test_suffixes_kinds_and_options_of_one_format(tmp_path):
