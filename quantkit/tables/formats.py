@@ -191,7 +191,18 @@ def write_bytes_of(
     if list(back.scales.items()) != list(table.scales.items()):
         odd = next((a for a, b in zip(table.names, back.names, strict=False) if a != b or table[a] != back[b]), "")
         raise TableError(f"The tensor {odd!r} does not come back from the format {kind}.", "Choose another format.")
-    return data, lost(table, back)
+    said = lost(table, back)
+    if not _recognised(data, kind):
+        said.append(f"By its first characters the file looks like another format: read it with --from {kind}.")
+    return data, said
+
+
+def _recognised(data: bytes, kind: str) -> bool:
+    """Whether a reader sees by itself which format it has before it; odd tensor names can hide it."""
+    try:
+        return parse(data).format == kind
+    except TableError:
+        return False
 
 
 def save_as(
