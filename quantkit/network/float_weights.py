@@ -63,7 +63,7 @@ def _floats(
     *,
     axis: int,
 ) -> npt.NDArray[np.float32]:
-    """(codes - zero point) * scale in the type of the scale; scale and zero point along `axis` where they are vectors."""
+    """(codes - zero point) * scale in the scale's type; scale and zero point along `axis` where they are vectors."""
 
     def along(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return (
