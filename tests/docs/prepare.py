@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from report_helpers import RECORD
+from tiny import make_bert, make_glue
 from torch_like import TorchLike
 
 from quantkit.report.record import Record
@@ -45,5 +46,17 @@ def report(folder: Path) -> None:
     Record({**RECORD, "calibration": None}).save(folder / "quantkit-out" / "record.json")
 
 
-PREPARE = {"tables.md": tables, "report.md": report}
+def tutorial(folder: Path) -> None:
+    """A tiny BERT, its task in GLUE's layout, and the same rows as CSV under other names."""
+    (folder / "my-bert").mkdir()
+    (folder / "glue").mkdir()
+    make_bert(folder / "my-bert")
+    make_glue(folder / "glue")
+    for split in ("train", "dev"):
+        rows = (folder / "glue" / "SST-2" / f"{split}.tsv").read_text().splitlines()[1:]
+        lines = ["review,sentiment", *(row.replace("\t", ",") for row in rows)]
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+PREPARE = {"tables.md": tables, "report.md": report, "tutorial.md": tutorial}
 """Document under docs/ -> what prepares its folder. A document that stands here has all its blocks marked."""
