@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +219,7 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
         row = replace(row, metrics=scores)
         if trial is not reference and reference.precision == "fp32" and reference.result is not None:
             comparison = compare(reference.result, trial.result, labels_of(workspace), workspace.task)
-            row = replace(row, against_fp32=asdict(comparison))
+            row = replace(row, against_fp32=comparison.as_json("FP32", trial.precision.upper()))
     if trial.latency is not None:
         row = replace(row, latency_ms=trial.latency.as_json(), throughput_per_s=trial.latency.throughput_per_s)
         if trial is not reference and reference.latency is not None:
@@ -284,4 +284,6 @@ def verdict(rows: Sequence[EngineRow]) -> list[str]:
         change = 100 * (int8.metrics[name]["value"] - fp32.metrics[name]["value"])
         speed = f", at {int8.speedup:.2f} times its speed" if int8.speedup else ""
         lines.append(f"INT8 against FP32: {name} {change:+.2f} points{speed}.")
+        if int8.against_fp32:
+            lines.append(f"{int8.against_fp32['words']} They agree on {100 * int8.against_fp32['agreement']:.1f} %.")
     return lines
