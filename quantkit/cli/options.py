@@ -71,6 +71,14 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
         ENGINES,
     ),
+    "plan": (Path, ("--plan",), "Plan file of `quantkit tune`; instead of --placement and --symmetric.", ENGINES),
+    "tune_rows": (int, ("--tune-rows",), "Train rows, apart from the calibration sample, that decide.", CALIBRATION),
+    "tensorrt_model": (
+        bool,
+        ("--tensorrt-model",),
+        "Write int8-tensorrt.onnx too: symmetric, as TensorRT's parser takes it.",
+        OUTPUT,
+    ),
     "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
     "ranges": (
         str,
@@ -88,7 +96,7 @@ MODEL_AND_DATA = (
     *("batch", "seq_len", "seed"),
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
-PLAN = ("placement", "symmetric")
+PLAN = ("placement", "symmetric", "plan")
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 
@@ -139,7 +147,7 @@ def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
 def annotation(name: str) -> Any:
     """The annotated type that typer reads for a setting."""
     kind, flags, text, panel = OPTIONS[name]
-    if name in (*PARAMETERS, *ENGINE, "out", "table"):
+    if name in (*PARAMETERS, *ENGINE, "out", "table", "plan"):
         kind = kind | None
     return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel)]
 

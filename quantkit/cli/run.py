@@ -19,6 +19,7 @@ from quantkit.pipeline.settings import Settings
     *ENGINE,
     "threads",
     "out",
+    "tensorrt_model",
 )
 def run(settings: Settings, output: Output) -> None:
     """Calibrate, build FP32, half and INT8 engines, evaluate and time them, write the record."""

@@ -16,12 +16,14 @@ from quantkit.errors import BackendError, InputError, QuantkitError
 from quantkit.evaluate.accuracy import EvalResult, evaluate_engine
 from quantkit.evaluate.latency import Latency, time_engines
 from quantkit.evaluate.significance import compare
-from quantkit.files import check_writable, write_bytes
+from quantkit.files import check_writable, write_bytes, write_text
+from quantkit.network.plan_file import idle_patterns, load_plan, plan_to_json
 from quantkit.network.precision import PrecisionPlan
-from quantkit.network.qdq import insert_qdq
 from quantkit.pipeline.calibration import Calibrated, calibrate
+from quantkit.pipeline.candidates import build_candidate
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
+from quantkit.report.readme import INT8_FILE, TENSORRT_FILE, readme_of
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Array, Watcher
 
@@ -103,14 +105,39 @@ def check_early(workspace: Workspace) -> None:
             "Name other rows with --calib-data, or a table with --table.",
         )
     _ = workspace.backend, workspace.task
+    check_plan(workspace)
     limit = workspace.network.max_positions
     if limit is not None and settings.seq_len > limit:
         raise InputError(f"The model has {limit} positions; a sequence of {settings.seq_len} tokens does not fit.")
 
 
 def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
-    """Which tensors become INT8, on a grid that the backend has; UnknownNameError when there is no such placement."""
-    return PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric or backend.symmetric_only)
+    """What becomes INT8, on a grid that the backend has: by --plan, else by --placement and --symmetric.
+
+    Raises:
+        UnknownNameError: there is no such placement.
+        InputError: the plan file cannot be used.
+    """
+    if settings.plan is None:
+        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+    else:
+        plan = load_plan(settings.plan).plan
+    return replace(plan, symmetric=True) if backend.symmetric_only else plan
+
+
+def check_plan(workspace: Workspace) -> None:
+    """Refuses a plan file whose patterns name nothing in this model; says when it was found for another one."""
+    path = workspace.settings.plan
+    if path is None:
+        return
+    given = load_plan(path)
+    if idle := idle_patterns(given.plan, workspace.network.index):
+        raise InputError(
+            f"{path} leaves {idle[0]!r} in float, and the model has nothing of that name.",
+            "Give the plan of a model with the same layers and names, or edit its skip list.",
+        )
+    if given.model_sha256 and given.model_sha256 != workspace.network.sha256:
+        workspace.watcher.say(f"{path} was found for another model; its accuracy was not measured for this one.")
 
 
 def evaluation_batches(workspace: Workspace) -> TokenBatches:
@@ -145,18 +172,39 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
     The INT8 one is also written, with free shapes, into --out.
     """
     settings, network = workspace.settings, workspace.network
-    fixed = network.proto if workspace.backend.dynamic else network.fixed(settings.batch, settings.seq_len)
+    fixed = workspace.fixed_graph
     if not trial.quantized or workspace.backend.places_int8:
         return fixed
     if calibrated is None:
         raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
     plan = plan_of(settings, workspace.backend)
-    placed = insert_qdq(fixed, calibrated.table, plan)
+    placed = build_candidate(workspace, fixed, calibrated.table, plan)
     trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
     if settings.out is not None:
-        free = insert_qdq(network.proto, calibrated.table, plan)
-        trial.model_file = str(write_bytes(settings.out / "int8.onnx", free.proto.SerializeToString()))
+        free = build_candidate(workspace, network.proto, calibrated.table, plan)
+        trial.model_file = str(write_bytes(settings.out / INT8_FILE, free.proto.SerializeToString()))
+        if settings.tensorrt_model:
+            write_tensorrt_model(workspace, calibrated, plan)
     return placed.proto
+
+
+def write_tensorrt_model(workspace: Workspace, calibrated: Calibrated, plan: PrecisionPlan) -> None:
+    """The INT8 model as TensorRT's parser takes it, beside the other one: int8 around zero, and what it cannot read
+    rewritten.
+
+    Raises:
+        ModelError: the graph has something that the parser does not take, whatever is done.
+    """
+    from quantkit.network.trt_rules import check_for_tensorrt, parsable
+
+    folder = workspace.settings.out
+    if folder is None:
+        return
+    around_zero = replace(plan, symmetric=True)
+    placed = build_candidate(workspace, workspace.network.proto, calibrated.table, around_zero)
+    proto = parsable(placed.proto)
+    check_for_tensorrt(proto)
+    write_bytes(folder / TENSORRT_FILE, proto.SerializeToString())
 
 
 def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
@@ -252,13 +300,22 @@ def save(
             "batch": settings.batch,
         },
         "calibration": calibrated.record if calibrated else None,
+        "plan": plan_record(workspace) if calibrated else None,
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)
     record = Record(data)
     if settings.out is not None:
         record.save(settings.out / "record.json")
+        write_text(settings.out / "README.md", readme_of(record.data, settings.out))
     return record
+
+
+def plan_record(workspace: Workspace) -> dict[str, Any]:
+    """What became INT8, and by which file."""
+    settings = workspace.settings
+    reasons = dict(load_plan(settings.plan).reasons) if settings.plan else {}
+    return plan_to_json(plan_of(settings, workspace.backend)) | {"file": str(settings.plan or ""), "reasons": reasons}
 
 
 def details_of(trial: Trial) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
 from quantkit.types import Watcher
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from quantkit.data.tokenize import TextTokenizer
     from quantkit.network.graph import Network
 
@@ -118,11 +120,35 @@ class Workspace:
         """The rows that calibrate: of the train split, none of which stands in the evaluation split."""
         settings = self.settings
         train = self._load("train", settings.calib_data or settings.data)
-        same_file = settings.data and Path(settings.data).is_file() and not settings.calib_data
-        held_out = None if same_file else self._evaluation_for_check()
+        held_out = None if self._one_file else self._evaluation_for_check()
         return calibration_sample(train, settings.calib_samples, seed=settings.seed, exclude=held_out)
 
-    def _evaluation_for_check(self) -> Examples | None:
+    @cached_property
+    def tuning(self) -> Examples:
+        """The rows that decide a search: of the train split, none of which calibrates or stands in the evaluation split.
+
+        Where the calibration sample leaves too few, all that are left are used.
+        """
+        settings = self.settings
+        train = self._load("train", settings.calib_data or settings.data)
+        taken = [self.sample.examples, *([] if self._one_file else [self._evaluation_for_check()])]
+        seed = settings.seed + 1  # another draw than the calibration sample's
+        return calibration_sample(train, settings.tune_rows, seed=seed, exclude=taken).examples
+
+    @property
+    def fixed_graph(self) -> ModelProto:
+        """The FP32 graph with the shapes that engines are compiled for: fixed ones, where the backend wants them."""
+        if self.backend.dynamic:
+            return self.network.proto
+        return self.network.fixed(self.settings.batch, self.settings.seq_len)
+
+    @property
+    def _one_file(self) -> bool:
+        """Whether one file is all there is, so that calibration and evaluation read the same rows."""
+        settings = self.settings
+        return bool(settings.data and Path(settings.data).is_file() and not settings.calib_data)
+
+    def _evaluation_for_check(self) -> Examples:
         """All evaluation rows, whatever --limit says."""
         return self._load("eval", self.settings.data)
 
