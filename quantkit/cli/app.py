@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, sensitivity, tune, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -46,6 +46,8 @@ for name, command in (
     ("build", build.build),
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
+    ("sensitivity", sensitivity.sensitivity),
+    ("tune", tune.tune),
     ("verify", verify.verify),
     ("export", export.export),
     ("audit", audit.audit),

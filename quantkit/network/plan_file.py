@@ -71,7 +71,8 @@ def plan_from_json(value: Any, where: str = "The plan") -> PrecisionPlan:
                 type(defaults[name]), type(defaults[name]).__name__
             )
             raise InputError(f"{where}: {name} is {given!r}; expected {kind}.")
-    return PrecisionPlan(**{n: frozenset(v) if isinstance(v, list) else v for n, v in value.items()})
+    given_fields: dict[str, Any] = {n: frozenset(v) if isinstance(v, list) else v for n, v in value.items()}
+    return PrecisionPlan(**given_fields)
 
 
 def load_plan(path: Path) -> PlanFile:
@@ -88,7 +89,11 @@ def load_plan(path: Path) -> PlanFile:
         raise InputError(f"{path} is not JSON: {error}.", "Give the plan.json that `quantkit tune` wrote.") from error
     if not isinstance(data, dict) or data.get("_type") != TYPE or data.get("_version") != VERSION:
         raise InputError(f"{path} is no plan file of version {VERSION}.", "Give the plan.json of `quantkit tune`.")
-    for name, kind, words in (("model_sha256", str, "a text"), ("reasons", dict, "an object"), ("found", dict, "an object")):
+    for name, kind, words in (
+        ("model_sha256", str, "a text"),
+        ("reasons", dict, "an object"),
+        ("found", dict, "an object"),
+    ):
         if not isinstance(data.get(name, kind()), kind):
             raise InputError(f"{path}: {name} is {data[name]!r}; expected {words}.")
     reasons = {str(part): str(why) for part, why in data.get("reasons", {}).items()}

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable
 
 
-def build_candidate(
-    workspace: Workspace, graph: ModelProto, table: CalibrationTable, plan: PrecisionPlan
-) -> QdqResult:
+def build_candidate(workspace: Workspace, graph: ModelProto, table: CalibrationTable, plan: PrecisionPlan) -> QdqResult:
     """The graph with Q/DQ pairs by the plan.
 
     Args:

@@ -189,22 +189,18 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
 
 
 def write_tensorrt_model(workspace: Workspace, calibrated: Calibrated, plan: PrecisionPlan) -> None:
-    """The INT8 model as TensorRT's parser takes it, beside the other one: int8 around zero, and what it cannot read
-    rewritten.
+    """The INT8 model as TensorRT's parser takes it, beside the other one: int8 around zero, float weights quantized.
 
     Raises:
         ModelError: the graph has something that the parser does not take, whatever is done.
     """
-    from quantkit.network.trt_rules import check_for_tensorrt, parsable
+    from quantkit.backends.trt.exported import for_parser
 
-    folder = workspace.settings.out
-    if folder is None:
+    if workspace.settings.out is None:
         return
     around_zero = replace(plan, symmetric=True)
     placed = build_candidate(workspace, workspace.network.proto, calibrated.table, around_zero)
-    proto = parsable(placed.proto)
-    check_for_tensorrt(proto)
-    write_bytes(folder / TENSORRT_FILE, proto.SerializeToString())
+    write_bytes(workspace.settings.out / TENSORRT_FILE, for_parser(placed.proto).SerializeToString())
 
 
 def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
@@ -301,6 +297,7 @@ def save(
         },
         "calibration": calibrated.record if calibrated else None,
         "plan": plan_record(workspace) if calibrated else None,
+        "interface": {"inputs": list(network.input_names), "output": network.output_name},
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)

@@ -6,9 +6,7 @@ and rows whose text also stands in the evaluation split are thrown out (which re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +15,8 @@ import numpy as np
 from quantkit.data.batches import TokenBatches
 from quantkit.data.examples import Examples
 from quantkit.data.tokenize import encode
-from quantkit.errors import BackendError, InputError
-from quantkit.files import cache_dir, sha256_json
+from quantkit.errors import InputError
+from quantkit.files import cache_dir, sha256_json, write_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
@@ -27,11 +25,11 @@ from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, context, cpu_name, versions
 from quantkit.search.clock import Clock
-from quantkit.search.judge import Judge
+from quantkit.search.judge import Build, Judge
 from quantkit.search.sensitivity import Sensitivity, measure
 from quantkit.search.store import Store
 from quantkit.search.units import Unit, units_of
-from quantkit.types import Array, Watcher
+from quantkit.types import Watcher
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,35 +88,38 @@ def prepare(settings: Settings, watcher: Watcher) -> Bench:
             f"{rows.source} has no labels, and a search needs labelled rows that are not evaluated.",
             "Give a folder with a train split, or a labelled file with --calib-data.",
         )
-    fixed = workspace.fixed_graph
 
-    def build(plan: PrecisionPlan | None) -> ModelProto:
-        return fixed if plan is None else build_candidate(workspace, fixed, calibrated.table, plan).proto
+    def builder(graph: ModelProto) -> Build:
+        return lambda plan: graph if plan is None else build_candidate(workspace, graph, calibrated.table, plan).proto
 
     store = Store(cache_dir() / "search", identity_of(workspace, calibrated))
+    judged_build = builder(workspace.free_graph or workspace.fixed_graph)
 
     def judge(some: Examples) -> Judge:
+        ordered, batches = batches_over(workspace, some)
         return Judge(
-            build, workspace.backend, batches_over(workspace, some), labels(some), workspace.task, store, threads
+            judged_build, workspace.backend, batches, np.asarray(ordered.labels), workspace.task, store, threads
         )
 
     threads = threads_of(settings)
-    everything = judge(rows)
-    full = (feed for feed, valid in zip(everything.batches, everything.batches.valid, strict=True) if valid)
-    clock = Clock(build, workspace.backend, list(islice(full, LATENCY_BATCHES)), store, threads)
-    return Bench(workspace, calibrated, rows, everything, judge(rows.head(SENSITIVITY_ROWS)), clock)
+    encoded = encode(workspace.tokenizer, rows.head(LATENCY_BATCHES * settings.batch).texts, settings.seq_len)
+    feeds = list(TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad"))
+    clock = Clock(builder(workspace.fixed_graph), workspace.backend, feeds, store, threads)
+    return Bench(workspace, calibrated, rows, judge(rows), judge(rows.head(SENSITIVITY_ROWS)), clock)
 
 
-def labels(rows: Examples) -> Array:
-    """The labels of labelled rows."""
-    return np.asarray(rows.labels)
+def batches_over(workspace: Workspace, rows: Examples) -> tuple[Examples, TokenBatches]:
+    """Rows to be judged, and their batches.
 
-
-def batches_over(workspace: Workspace, rows: Examples) -> TokenBatches:
-    """Rows as batches of the run's shape; the last one is filled up."""
+    Where the graph has free shapes, rows are sorted by length and padded no further than their batch needs: padding
+    changes no answer, and most sentences fill a small part of the run's length.
+    """
     settings = workspace.settings
     encoded = encode(workspace.tokenizer, rows.texts, settings.seq_len)
-    return TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad")
+    if workspace.free_graph is None:
+        return rows, TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad")
+    ordered = rows.take(np.argsort(encoded.lengths, kind="stable"))
+    return ordered, TokenBatches(encode(workspace.tokenizer, ordered.texts, settings.seq_len), settings.batch)
 
 
 def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
@@ -148,8 +149,6 @@ def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
 
 def run_sensitivity(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """`quantkit sensitivity`: the record, written to --out as sensitivity.json when there is one."""
-    from quantkit.files import write_json
-
     bench = prepare(settings, watcher)
     plan = plan_of(settings, bench.workspace.backend)
     found = bench.sensitivity(plan)
@@ -199,25 +198,6 @@ def head_of(bench: Bench) -> dict[str, Any]:
             "fp32": reference.scores[metric].as_json(),
         },
     }
-
-
-def modes_of(settings: Settings, workspace: Workspace, modes: Sequence[str]) -> list[PrecisionPlan]:
-    """The plans that a search starts from: the given placements on the backend's grid."""
-    plan = plan_of(settings, workspace.backend)
-    return [replace(plan, mode=mode) for mode in modes]
-
-
-def compilable(bench: Bench, plans: Sequence[PrecisionPlan]) -> list[PrecisionPlan]:
-    """Those of the plans that the backend can build at all; the others are told."""
-    good = []
-    for plan in plans:
-        try:
-            bench.workspace.backend.compile(bench.clock.build(plan), "int8", threads=bench.clock.threads).close()
-        except BackendError as error:
-            bench.workspace.watcher.say(f"{plan.mode} is left out: {error}")
-        else:
-            good.append(plan)
-    return good
 
 
 def out_folder(settings: Settings) -> Path:

@@ -125,7 +125,7 @@ class Workspace:
 
     @cached_property
     def tuning(self) -> Examples:
-        """The rows that decide a search: of the train split, none of which calibrates or stands in the evaluation split.
+        """The rows that decide a search: train rows that neither calibrate nor stand in the evaluation split.
 
         Where the calibration sample leaves too few, all that are left are used.
         """
@@ -141,6 +141,12 @@ class Workspace:
         if self.backend.dynamic:
             return self.network.proto
         return self.network.fixed(self.settings.batch, self.settings.seq_len)
+
+    @property
+    def free_graph(self) -> ModelProto | None:
+        """The FP32 graph with free shapes; None where the model was exported with fixed ones."""
+        shape = self.network.index.shape(self.network.input_names[0]) or ()
+        return None if any(isinstance(extent, int) for extent in shape) else self.network.proto
 
     @property
     def _one_file(self) -> bool:

@@ -17,6 +17,8 @@ from quantkit.types import FeedDict
 
 TOGETHER = 7
 """Engines in memory at once; every one holds all weights."""
+ROUNDS = 20
+"""Samples an engine."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Clock:
         feeds: full batches.
         store: where results are kept.
         threads: of the engines.
-        rounds: samples an engine.
         warmup: untimed calls of each engine.
     """
 
@@ -51,10 +52,11 @@ class Clock:
     feeds: Sequence[FeedDict]
     store: Store
     threads: int
-    rounds: int = 20
     warmup: int = 2
 
-    def times(self, first: PrecisionPlan | None, others: Sequence[PrecisionPlan]) -> tuple[Timed, list[Timed]]:
+    def times(
+        self, first: PrecisionPlan | None, others: Sequence[PrecisionPlan], rounds: int = ROUNDS
+    ) -> tuple[Timed, list[Timed]]:
         """The first plan (None: FP32) and others, which are timed in groups together with it.
 
         Returns:
@@ -63,16 +65,16 @@ class Clock:
         firsts: list[Timed] = []
         found: list[Timed] = []
         for start in range(0, max(1, len(others)), TOGETHER - 1):
-            head, *rest = self._group([first, *others[start : start + TOGETHER - 1]])
+            head, *rest = self._group([first, *others[start : start + TOGETHER - 1]], rounds)
             firsts.append(head)
             found.extend(rest)
         return sorted(firsts, key=lambda timed: timed.ms)[len(firsts) // 2], found
 
-    def _group(self, plans: Sequence[PrecisionPlan | None]) -> list[Timed]:
+    def _group(self, plans: Sequence[PrecisionPlan | None], rounds: int) -> list[Timed]:
         """Plans timed in turn; one whose engine cannot be built raises BackendError."""
         question: dict[str, Any] = {
             "times": [None if plan is None else plan_to_json(plan) for plan in plans],
-            "rounds": self.rounds,
+            "rounds": rounds,
         }
         if (kept := self.store.get(question)) is not None:
             return [Timed(**value) for value in kept["timed"]]
@@ -83,7 +85,7 @@ class Clock:
                 )
                 for plan in plans
             ]
-            found = time_engines(engines, self.feeds, warmup=self.warmup, rounds=self.rounds)
+            found = time_engines(engines, self.feeds, warmup=self.warmup, rounds=rounds)
         timed = [Timed(latency.median_ms, latency.ratio_to(found[0])) for latency in found]
         self.store.put(question, {"timed": [asdict(one) for one in timed]})
         return timed

@@ -69,7 +69,9 @@ def keep_accuracy(sensitivity: Sensitivity, judge: Judging, max_drop: float) -> 
     return Mixed(without(plan, _units(kept)), judged, reasons)
 
 
-def keep_speed(sensitivity: Sensitivity, judge: Judging, speed: Speed, min_speedup: float, whole_speedup: float) -> Mixed:
+def keep_speed(
+    sensitivity: Sensitivity, judge: Judging, speed: Speed, min_speedup: float, whole_speedup: float
+) -> Mixed:
     """Leaves as much in float as a speed-up of `min_speedup` over FP32 allows, the dearest units first.
 
     How many is foretold from the milliseconds that each saves, then measured, and lowered until it holds.

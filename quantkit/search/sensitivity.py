@@ -13,6 +13,8 @@ from quantkit.search.judge import Judge, Judged
 from quantkit.search.units import Unit, only, without
 from quantkit.types import Progress
 
+ROUNDS = 12
+"""Timed samples a unit; the layers of a group together have several times as many."""
 LEAST_MS = 1e-3
 """A part that wins less than this counts as winning this: what wins nothing is the first to be left in float."""
 
@@ -72,7 +74,7 @@ class Sensitivity:
                     "name": cost.unit.name,
                     "layer": cost.unit.layer,
                     "group": cost.unit.group,
-                    "nodes": list(cost.unit.nodes),
+                    "names": list(cost.unit.names),
                     "alone": asdict(cost.alone),
                     "saved_ms": cost.saved_ms,
                     "group_ms": cost.group_ms,
@@ -101,7 +103,7 @@ def measure(
         alone.append(judge.judge(only(plan, unit, units)))
         if progress is not None:
             progress(done + 1, 2 * len(units))
-    first, timed = clock.times(plan, [without(plan, [unit]) for unit in units])
+    first, timed = clock.times(plan, [without(plan, [unit]) for unit in units], ROUNDS)
     if progress is not None:
         progress(2 * len(units), 2 * len(units))
     saved = [first.ms * (1 / own.ratio - 1) for own in timed]

@@ -23,12 +23,14 @@ class Unit:
     Attributes:
         layer: number of the encoder layer.
         group: one of `GROUPS`.
-        nodes: names of its matrix products.
+        names: what a plan's skip list has to name to leave it in float: the nodes of weight products; of attention
+            products their first inputs, because in quantkit's own graphs a node is called like its output, and that
+            name would take out the readers of the output too.
     """
 
     layer: int
     group: str
-    nodes: tuple[str, ...]
+    names: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -43,7 +45,7 @@ def units_of(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[Unit]:
 
 def units_in(encoder: Encoder, plan: PrecisionPlan) -> list[Unit]:
     """See `units_of`."""
-    nodes: dict[tuple[int, str], list[str]] = {}
+    names: dict[tuple[int, str], list[str]] = {}
     for site in encoder.sites:
         if not (plan.places.ffn if site.role == "ffn" else plan.places.attention):
             continue
@@ -52,20 +54,20 @@ def units_in(encoder: Encoder, plan: PrecisionPlan) -> list[Unit]:
             # The last of a layer's feed-forward products is the one whose result meets the residual.
             last = [other for other in encoder.sites if (other.layer, other.role) == (site.layer, "ffn")][-1]
             group = "ffn2" if site is last else "ffn1"
-        nodes.setdefault((site.layer, group), []).append(site.product.node)
+        names.setdefault((site.layer, group), []).append(site.product.node)
     if plan.places.products:
         for pair in encoder.products:
-            nodes[(pair.layer, "products")] = [pair.scores_node, pair.context_node]
+            names[(pair.layer, "products")] = [pair.query, pair.probs]
     units = [
-        Unit(layer, group, tuple(names))
-        for (layer, group), names in sorted(nodes.items(), key=lambda item: (item[0][0], GROUPS.index(item[0][1])))
+        Unit(layer, group, tuple(found))
+        for (layer, group), found in sorted(names.items(), key=lambda item: (item[0][0], GROUPS.index(item[0][1])))
     ]
-    return [u for u in units if not all(plan.skipped_by(node, layer=u.layer) for node in u.nodes)]
+    return [u for u in units if not all(plan.skipped_by(name, layer=u.layer) for name in u.names)]
 
 
 def without(plan: PrecisionPlan, units: Collection[Unit]) -> PrecisionPlan:
     """The plan with some units left in float."""
-    return replace(plan, skip=plan.skip | {node for unit in units for node in unit.nodes})
+    return replace(plan, skip=plan.skip | {name for unit in units for name in unit.names})
 
 
 def only(plan: PrecisionPlan, unit: Unit, units: Sequence[Unit]) -> PrecisionPlan:
