@@ -96,8 +96,7 @@ def tune(settings: Settings, goal: Goal, watcher: Watcher) -> Record:
     folder = out_folder(settings)
     settings = replace(settings, out=folder, plan=None)
     bench = prepare(settings, watcher)
-    with watcher.stage("find a plan"):
-        found = by_accuracy(bench, goal.max_drop) if goal.max_drop is not None else by_speed(bench, goal)
+    found = by_accuracy(bench, goal.max_drop) if goal.max_drop is not None else by_speed(bench, goal)
     head = head_of(bench)
     told = search_record(found, goal, head["rows"])
     words = search_verdict(found, goal, head["rows"])
@@ -123,14 +122,16 @@ def by_accuracy(bench: Bench, max_drop: float) -> Search:
     """
     search, ranked = timed_placements(bench)
     good: list[Candidate] = []
-    for candidate in ranked:
-        if good and candidate.timed.ratio * TIE < good[0].timed.ratio:
-            search.candidates.append(candidate)
-            continue
-        judged = replace(candidate, judged=bench.judge.judge(candidate.plan))
-        search.candidates.append(judged)
-        if judged.judged is not None and judged.judged.keeps(max_drop):
-            good.append(judged)
+    with bench.workspace.watcher.stage("judge placements") as progress:
+        for done, candidate in enumerate(ranked, 1):
+            if good and candidate.timed.ratio * TIE < good[0].timed.ratio:
+                search.candidates.append(candidate)
+            else:
+                judged = bench.judge.judge(candidate.plan)
+                search.candidates.append(replace(candidate, judged=judged))
+                if judged.keeps(max_drop):
+                    good.append(search.candidates[-1])
+            progress(done, len(ranked))
     fastest = search.candidates[0]
     best = max(good, key=lambda one: one.judged.sqnr_db if one.judged else 0.0) if good else None
     if best is not None and best.timed.ratio * TIE >= fastest.timed.ratio:
@@ -138,7 +139,8 @@ def by_accuracy(bench: Bench, max_drop: float) -> Search:
         return search
     search.sensitivity = bench.sensitivity(fastest.plan)
     whole = fastest.judged or bench.judge.judge(fastest.plan)
-    mixed = keep_accuracy(replace(search.sensitivity, whole=whole), bench.judge.judge, max_drop)
+    with bench.workspace.watcher.stage("parts back to float"):
+        mixed = keep_accuracy(replace(search.sensitivity, whole=whole), bench.judge.judge, max_drop)
     if mixed.plan is None:
         search.chosen = best
         return search
@@ -157,7 +159,8 @@ def by_speed(bench: Bench, goal: Goal) -> Search:
     """The plan with the least noise in the logits among those that reach the speed-up."""
     wanted = goal.min_speedup or 1.0
     search, ranked = timed_placements(bench)
-    good = [replace(one, judged=bench.judge.judge(one.plan)) for one in ranked if one.timed.ratio >= wanted]
+    with bench.workspace.watcher.stage("judge placements"):
+        good = [replace(one, judged=bench.judge.judge(one.plan)) for one in ranked if one.timed.ratio >= wanted]
     search.candidates = [*good, *ranked[len(good) :]]
     if not good:
         return search
@@ -168,7 +171,8 @@ def by_speed(bench: Bench, goal: Goal) -> Search:
         return bench.clock.times(None, [plan])[1][0].ratio
 
     whole = replace(search.sensitivity, whole=fastest.judged or search.sensitivity.whole)
-    mixed = keep_speed(whole, bench.judge.judge, speed, wanted, fastest.timed.ratio)
+    with bench.workspace.watcher.stage("parts back to float"):
+        mixed = keep_speed(whole, bench.judge.judge, speed, wanted, fastest.timed.ratio)
     if mixed.plan is not None and mixed.reasons:
         _, [timed] = bench.clock.times(None, [mixed.plan])
         good.append(Candidate(mixed.plan, timed, mixed.judged, tuple(mixed.reasons)))
@@ -183,7 +187,8 @@ def timed_placements(bench: Bench) -> tuple[Search, list[Candidate]]:
     """Every placement timed beside FP32, the fastest first."""
     plan = plan_of(bench.workspace.settings, bench.workspace.backend)
     plans = [replace(plan, mode=mode) for mode in PLACEMENTS]
-    fp32, timed = bench.clock.times(None, plans)
+    with bench.workspace.watcher.stage("time placements"):
+        fp32, timed = bench.clock.times(None, plans)
     candidates = [Candidate(*pair) for pair in zip(plans, timed, strict=True)]
     return Search(fp32.ms), sorted(candidates, key=lambda candidate: -candidate.timed.ratio)
 
