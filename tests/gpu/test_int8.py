@@ -75,7 +75,7 @@ def test_a_table_is_used_both_ways(backend, network, tiny_bert_dir, histograms, 
             assert np.abs(engine.infer(given)["logits"] - reference(given)).max() < 0.5
             assert len(engine.audit.scales_used) > 50
         source = Source("", str(tiny_bert_dir), batch=4, seq_len=16)
-        options = BuildOptions("int8", "api", ranges, dense="convolution", level=1)
+        options = BuildOptions("int8", "api", ranges, level=1)
         with backend.build(source, options, table) as engine:
             assert np.abs(engine.infer(given)["logits"] - reference(given)).max() < 0.5
 
