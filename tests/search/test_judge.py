@@ -49,7 +49,7 @@ def build(network):
 
 @pytest.fixture(scope="module")
 def batches(tiny_bert_dir):
-    texts = [(f"a {word} film",) for word in "good bad great dull funny sad long short".split() * 5]
+    texts = [(f"a {word} film",) for word in ["good", "bad", "great", "dull", "funny", "sad", "long", "short"] * 5]
     return TokenBatches(encode(load_tokenizer(tiny_bert_dir), texts, 16), 8)
 
 

@@ -75,53 +75,15 @@ OPERATORS = frozenset(
 def for_parser(proto: ModelProto) -> ModelProto:
     """A graph with symmetric Q/DQ pairs in the form that the parser reads rightly and the builder takes.
 
-    What `parsable` replaces is replaced, and int8 weights become float ones behind a QuantizeLinear of the same scales,
-    which rounds to the very same codes: the builder of 8.6 fails on int8 constants inside its fused regions.
+    See `parsable` for what is replaced; the rest is checked.
 
     Raises:
         ModelError: the graph breaks a rule all the same.
     """
-    model = with_float_weights(parsable(proto))
+    model = parsable(proto)
     if problems := parser_problems(model):
         more = f" ({len(problems)} such places)" if len(problems) > 1 else ""
         raise ModelError(f"TensorRT's parser would not take this model: {problems[0]}{more}.")
-    return model
-
-
-def with_float_weights(proto: ModelProto) -> ModelProto:
-    """The graph with every int8 constant that a DequantizeLinear reads as a float constant and a QuantizeLinear."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.ModelProto()
-    model.CopyFrom(proto)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes: list[NodeProto] = []
-    replaced: set[str] = set()
-    for node in model.graph.node:
-        codes = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if codes is not None and codes.data_type == INT8:
-            values = numpy_helper.to_array(codes).astype(np.float32)
-            scale = numpy_helper.to_array(constants[node.input[1]])
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            if scale.ndim:
-                scale = scale.reshape([-1 if d == axis % values.ndim else 1 for d in range(values.ndim)])
-            name, quantized = f"{codes.name}.float", f"{codes.name}.again"
-            if name not in constants:
-                constants[name] = numpy_helper.from_array((values * scale).astype(np.float32), name)
-                model.graph.initializer.append(constants[name])
-                nodes.append(
-                    helper.make_node("QuantizeLinear", [name, *node.input[1:]], [quantized], quantized, axis=axis)
-                )
-            replaced.add(codes.name)
-            node.input[0] = quantized
-        nodes.append(node)
-    kept = onnx.GraphProto(node=nodes)
-    del model.graph.node[:]
-    model.graph.node.extend(kept.node)
-    for i in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[i].name in replaced:
-            del model.graph.initializer[i]
     return model
 
 

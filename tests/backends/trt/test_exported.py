@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from quantkit.backends.trt.exported import for_parser, parser_problems, with_float_weights
+from quantkit.backends.trt.exported import for_parser, parser_problems
 from quantkit.errors import ModelError
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
@@ -35,21 +35,6 @@ def test_the_file_obeys_the_rules_and_answers_the_same(network, make_feed, mode)
     assert parser_problems(exported) == []
     feed = make_feed(4, 16)
     np.testing.assert_allclose(logits(exported, feed), logits(source, feed), atol=1e-5)
-
-
-def test_float_weights_round_to_the_very_same_codes(network):
-    source = quantized(network)
-    codes = {t.name: numpy_helper.to_array(t) for t in source.graph.initializer if t.name.endswith(".quantized")}
-    changed = with_float_weights(source)
-    constants = {t.name: numpy_helper.to_array(t) for t in changed.graph.initializer}
-    again = [node for node in changed.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in constants]
-    assert len(again) == len(codes) == 12
-    for node in again:
-        axis = next(a.i for a in node.attribute if a.name == "axis")
-        scale = np.expand_dims(constants[node.input[1]], 1 - axis)
-        rounded = np.clip(np.rint(constants[node.input[0]] / scale), -128, 127).astype(np.int8)
-        np.testing.assert_array_equal(rounded, codes[node.input[0].removesuffix(".float")])
-    assert not any(name in constants for name in codes)
 
 
 def test_asymmetric_activations_are_refused(network):
