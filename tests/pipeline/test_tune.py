@@ -84,7 +84,7 @@ def test_parts_go_back_to_float_and_the_record_says_why(cli, arguments, tmp_path
 
 
 def test_no_evaluation_row_takes_part_in_a_decision(cli, fake, tiny_bert_dir, tiny_glue_dir, monkeypatch):
-    """What is fed to any engine during the search, calibration included, is train rows; and each is used for one thing."""
+    """What is fed to any engine during the search, calibration included, is train rows."""
     fed: list[bytes] = []
     real = FakeEngine._run
 
@@ -92,15 +92,15 @@ def test_no_evaluation_row_takes_part_in_a_decision(cli, fake, tiny_bert_dir, ti
         fed.extend(np.trim_zeros(row, "b").tobytes() for row in feed["input_ids"])
         return real(self, feed)
 
-    class Found(Exception):
+    class FoundError(Exception):
         pass
 
     def stop(settings, watcher):
-        raise Found
+        raise FoundError
 
     monkeypatch.setattr(FakeEngine, "_run", spy)
     monkeypatch.setattr(tuning, "run_settings", stop)
-    with pytest.raises(Found):
+    with pytest.raises(FoundError):
         cli("tune", *fake, "--min-speedup", "0.01")
     tokenizer = load_tokenizer(tiny_bert_dir)
 
