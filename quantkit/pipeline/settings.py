@@ -83,7 +83,7 @@ class Settings:
     placement: str = DEFAULT_PLACEMENT
     symmetric: bool = False
     plan: Path | None = None
-    tune_rows: int = 2048
+    tune_rows: int = 4096
     tensorrt_model: bool = False
     table: Path | None = None
     force: bool = False

@@ -15,8 +15,8 @@ from quantkit.types import Progress
 
 ROUNDS = 12
 """Timed samples a unit; the layers of a group together have several times as many."""
-LEAST_MS = 1e-3
-"""A part that wins less than this counts as winning this: what wins nothing is the first to be left in float."""
+LEAST_SHARE = 0.01
+"""A part that wins less than this share of the plan's time counts as winning so much: smaller times are noise."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,19 @@ class UnitCost:
         saved_ms: milliseconds a batch that the whole plan loses when this part goes back to FP32.
         group_ms: median of `saved_ms` over the layers; the parts of a group have the same shapes, so their times
             differ by noise alone.
+        least_ms: what counts in the price where `group_ms` is less.
     """
 
     unit: Unit
     alone: Judged
     saved_ms: float
     group_ms: float
+    least_ms: float
 
     @property
     def price(self) -> float:
         """Noise at the logits that is paid for a millisecond."""
-        return self.alone.noise / max(self.group_ms, LEAST_MS)
+        return self.alone.noise / max(self.group_ms, self.least_ms)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def measure(
     for unit, ms in zip(units, saved, strict=True):
         groups.setdefault(unit.group, []).append(ms)
     costs = (
-        UnitCost(unit, judged, ms, median(groups[unit.group]))
+        UnitCost(unit, judged, ms, median(groups[unit.group]), LEAST_SHARE * first.ms)
         for unit, judged, ms in zip(units, alone, saved, strict=True)
     )
     return Sensitivity(plan, whole, first.ms, tuple(costs))

@@ -40,7 +40,7 @@ class Model:
         for unit in UNITS:
             drop = self.drops.get(unit.name, 0.01)
             alone = Judged(-10 * math.log10(drop), 1.0, "accuracy", 0.9, 0.01, drop, 0.05, 500)
-            costs.append(UnitCost(unit, alone, MS[unit.group], MS[unit.group]))
+            costs.append(UnitCost(unit, alone, MS[unit.group], MS[unit.group], 0.24))
         return Sensitivity(self.plan, self.judge(self.plan), WHOLE_MS, tuple(costs))
 
 
@@ -107,3 +107,11 @@ def test_a_bisection_judges_few_plans():
     model.judged = 0
     keep_accuracy(sensitivity, model.judge, 0.5)
     assert model.judged <= 5
+
+
+def test_a_time_that_is_noise_makes_no_unit_dear():
+    def cost(name, drop, ms):
+        return UnitCost(Unit(0, name, (name,)), Judged(-10 * math.log10(drop)), ms, ms, 0.24)
+
+    found = Sensitivity(PrecisionPlan(), Judged(), WHOLE_MS, (cost("tiny", 1e-5, -0.01), cost("real", 1e-3, 4.0)))
+    assert [one.unit.group for one in found.ranked] == ["real", "tiny"]

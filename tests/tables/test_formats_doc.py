@@ -27,6 +27,16 @@ def test_json_example_comes_back_byte_for_byte():
     assert table.dumps() == example("json")
 
 
+def test_plan_example_comes_back_byte_for_byte(tmp_path):
+    from quantkit.network.plan_file import load_plan
+
+    path = tmp_path / "plan.json"
+    path.write_text(example("plan"), encoding="utf-8")
+    given = load_plan(path)
+    assert given.plan.mode == "gemm+residual"
+    assert given.save(path).read_text(encoding="utf-8") == example("plan")
+
+
 def test_every_link_leads_to_a_heading():
     headings = {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in re.findall(r"^## (.*)$", TEXT, re.M)}
     links = set(re.findall(r"\(#([^)]*)\)", TEXT))
