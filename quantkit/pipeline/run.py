@@ -338,6 +338,7 @@ def verdict(rows: Sequence[EngineRow]) -> list[str]:
         change = 100 * (int8.metrics[name]["value"] - fp32.metrics[name]["value"])
         speed = f", at {int8.speedup:.2f} times its speed" if int8.speedup else ""
         lines.append(f"INT8 against FP32: {name} {change:+.2f} points{speed}.")
-        if int8.against_fp32:
-            lines.append(f"{int8.against_fp32['words']} They agree on {100 * int8.against_fp32['agreement']:.1f} %.")
+        if against := int8.against_fp32:
+            agree = "" if against["identical"] else f" They agree on {100 * against['agreement']:.1f} % of the rows."
+            lines.append(f"{against['words']}{agree}")
     return lines

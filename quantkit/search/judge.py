@@ -119,7 +119,7 @@ class Judge:
             metric=metric,
             score=result.scores[metric].value,
             stderr=result.scores[metric].stderr,
-            drop=-100 * found.difference,
+            drop=-100 * found.difference + 0.0,  # no -0.0
             drop_stderr=100 * found.stderr,
             rows=found.rows,
         )

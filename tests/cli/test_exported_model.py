@@ -89,7 +89,7 @@ def test_the_readme_s_commands_run(folders, monkeypatch):
     monkeypatch.chdir(folder)
     for block in blocks:
         names = dict(feed())
-        exec(block, names)  # noqa: S102 - our own text
+        exec(block, names)
         np.testing.assert_allclose(names["logits"], in_numbers("int8.onnx"), atol=0.03 * np.abs(names["logits"]).max())
 
 
