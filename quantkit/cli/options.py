@@ -99,6 +99,11 @@ RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric", "plan")
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
+MAKING = (
+    *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),
+    *("threads", "out", "tensorrt_model"),
+)
+"""Options of the commands that write the models."""
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def keep_speed(
     if not kept:
         return Mixed(plan, sensitivity.whole, {})
     reasons = {
-        cost.unit.name: f"number {rank} of {len(order)} in noise for a millisecond, with {cost.alone.sqnr_db:.1f} dB alone "
-        f"in INT8 for {cost.group_ms:.2f} ms"
+        cost.unit.name: f"number {rank} of {len(order)} in noise for a millisecond, with "
+        f"{cost.alone.sqnr_db:.1f} dB alone in INT8 for {cost.group_ms:.2f} ms"
         for rank, cost in enumerate(kept, 1)
     }
     mixed = without(plan, _units(kept))
