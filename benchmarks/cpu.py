@@ -50,13 +50,14 @@ def main() -> None:
     for name in settings["tasks"] if "accuracy" in arguments.parts else ():
         accuracy(path, result, name)
     if "latency" in arguments.parts:
+        setup = setup_of(settings, settings["latency_task"])
         for shape in settings["shapes"]:
-            latency(path, result, shape, arguments.patience)
+            latency(path, result, setup, shape, arguments.patience)
     save(path, result)
     print("\n".join(summary(result)))
 
 
-def setup_of(settings: Json, task: str, batch: int, seq_len: int) -> Setup:
+def setup_of(settings: Json, task: str) -> Setup:
     """The packaged model with a task's adapter, its rows and the calibration sample."""
     from quantkit.data.demo import demo_model_dir
     from quantkit.pipeline.settings import Settings
@@ -69,8 +70,8 @@ def setup_of(settings: Json, task: str, batch: int, seq_len: int) -> Setup:
         data="" if task == "rotten_tomatoes" else str(SHARED / "glue"),
         adapter=str(SHARED / "adapters" / task),
         calib_samples=settings["samples"],
-        batch=batch,
-        seq_len=seq_len,
+        batch=16,
+        seq_len=TASKS[task],
         limit=settings["limit"],
         threads=settings["threads"],
     )
@@ -84,7 +85,7 @@ def accuracy(path: Path, result: Json, task: str) -> None:
     wanted = [name for name in settings["engines"] if name not in rows]
     if not wanted:
         return
-    setup = setup_of(settings, task, 16, TASKS[task])
+    setup = setup_of(settings, task)
     labels, definition, batches = setup.labels, setup.workspace.task, setup.sorted_batches()
     reference: EvalResult | None = None
     for name in dict.fromkeys((REFERENCE, *wanted)):
@@ -112,13 +113,12 @@ def accuracy(path: Path, result: Json, task: str) -> None:
         save(path, result)
 
 
-def latency(path: Path, result: Json, shape: list[int], patience_s: float) -> None:
+def latency(path: Path, result: Json, setup: Setup, shape: list[int], patience_s: float) -> None:
     """Every engine at one shape, in turn, on full batches of the task's own sentences."""
     settings = result["settings"]
     key = f"{shape[0]}x{shape[1]}"
     if key in result["latency"]:
         return
-    setup = setup_of(settings, settings["latency_task"], *shape)
     engines: dict[str, Any] = {}
     rows: dict[str, Json] = {}
     for name in settings["engines"]:
@@ -129,7 +129,7 @@ def latency(path: Path, result: Json, shape: list[int], patience_s: float) -> No
     wait_for_quiet(patience_s)
     busy, started = busy_seconds(), time.process_time()
     clock = time.perf_counter()
-    feeds = setup.full_batches(8)
+    feeds = setup.full_batches(8, (shape[0], shape[1]))
     found = time_engines(list(engines.values()), feeds, rounds=settings["rounds"])
     wall = time.perf_counter() - clock
     others = max(0.0, busy_seconds() - busy - (time.process_time() - started)) / wall

@@ -7,10 +7,9 @@ uint8 activations and int8 weights a channel, NNCF with its model type for trans
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,59 +77,31 @@ class Setup:
         settings = self.workspace.settings
         return TokenBatches(encode(self.workspace.tokenizer, texts, settings.seq_len), settings.batch)
 
-    def full_batches(self, count: int) -> list[dict[str, np.ndarray]]:
-        """Batches of evaluation rows in file order, of exactly the settings' shape."""
-        settings = self.workspace.settings
-        texts = self.workspace.evaluation.texts[: count * settings.batch]
-        encoded = encode(self.workspace.tokenizer, texts, settings.seq_len)
-        return list(islice(TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad"), count))
+    def full_batches(self, count: int, shape: Shape) -> list[dict[str, np.ndarray]]:
+        """Batches of evaluation rows in file order, of exactly this shape; longer rows are cut."""
+        texts = self.workspace.evaluation.texts[: count * shape[0]]
+        return list(TokenBatches(encode(self.workspace.tokenizer, texts, shape[1]), *shape, fill="pad"))
 
-    def graph(self, shape: Shape | None) -> onnx.ModelProto:
-        """The FP32 graph, with free shapes or one."""
-        network = self.workspace.network
-        return network.proto if shape is None else network.fixed(*shape)
-
-
-def quantkit(setup: Setup, shape: Shape | None, **changes: Any) -> CheckedRunner:
-    """Quantkit's INT8 with its defaults, or with another placement."""
-    from dataclasses import replace
-
-    graph = setup.graph(shape)
-    plan = replace(plan_of(setup.workspace.settings, setup.workspace.backend), **changes)
-    placed = build_candidate(setup.workspace, graph, setup.calibrated.table, plan)
-    return get_backend("openvino").compile(placed.proto, "int8", threads=setup.threads)
+    @cached_property
+    def nncf_at(setup: Setup, shape: Shape | None) -> Any:
+    """NNCF's model with free shapes, or a copy of it with one."""
+    model = setup.nncf_model.clone()
+    if shape is not None:
+        model.reshape({port: list(shape) for port in model.inputs})
+    return model
 
 
 def nncf(setup: Setup, shape: Shape | None) -> CheckedRunner:
-    """NNCF's post-training quantization of the OpenVINO model, on all calibration batches."""
-    import logging
-
-    import nncf as library
-
-    from quantkit.backends.openvino import engine, runtime
+    """NNCF's model as an engine."""
+    from quantkit.backends.openvino import engine
     from quantkit.backends.openvino.execution import matmul_names, read_execution
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    model = runtime.core().read_model(setup.graph(shape).SerializeToString())
-    batches = setup.calibration
-    if shape is not None:
-        batches = list(batches_at(setup, shape))
-    quantized = library.quantize(
-        model, library.Dataset(batches), subset_size=len(batches), model_type=library.ModelType.TRANSFORMER
-    )
+    quantized = nncf_at(setup, shape)
     names = matmul_names(quantized)
     compiled = engine.compile_model(quantized, "int8", setup.threads)
     found = read_execution(compiled, names)
     info = EngineInfo("int8", found.compute, 0, found.int8_ops, found.float_ops)
     return engine.OpenVINOEngine(info, compiled, setup.graph(shape))
-
-
-def batches_at(setup: Setup, shape: Shape) -> Iterator[dict[str, np.ndarray]]:
-    """The calibration sentences at another shape."""
-    texts = setup.workspace.sample.examples.texts
-    batches = TokenBatches(encode(setup.workspace.tokenizer, texts, shape[1]), *shape, fill="drop")
-    for feed in batches:
-        yield {name: feed[name] for name in setup.workspace.network.input_names}
 
 
 class Reader:
