@@ -83,7 +83,37 @@ class Setup:
         return list(TokenBatches(encode(self.workspace.tokenizer, texts, shape[1]), *shape, fill="pad"))
 
     @cached_property
-    def nncf_at(setup: Setup, shape: Shape | None) -> Any:
+    def nncf_model(self) -> Any:
+        """The OpenVINO model that NNCF's post-training quantization makes of the graph with free shapes."""
+        import logging
+
+        import nncf as library
+
+        from quantkit.backends.openvino import runtime
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        model = runtime.core().read_model(self.workspace.network.proto.SerializeToString())
+        data = library.Dataset(self.calibration)
+        kind = library.ModelType.TRANSFORMER
+        return library.quantize(model, data, subset_size=len(self.calibration), model_type=kind)
+
+    def graph(self, shape: Shape | None) -> onnx.ModelProto:
+        """The FP32 graph, with free shapes or one."""
+        network = self.workspace.network
+        return network.proto if shape is None else network.fixed(*shape)
+
+
+def quantkit(setup: Setup, shape: Shape | None, **changes: Any) -> CheckedRunner:
+    """Quantkit's INT8 with its defaults, or with another placement."""
+    from dataclasses import replace
+
+    graph = setup.graph(shape)
+    plan = replace(plan_of(setup.workspace.settings, setup.workspace.backend), **changes)
+    placed = build_candidate(setup.workspace, graph, setup.calibrated.table, plan)
+    return get_backend("openvino").compile(placed.proto, "int8", threads=setup.threads)
+
+
+def nncf_at(setup: Setup, shape: Shape | None) -> Any:
     """NNCF's model with free shapes, or a copy of it with one."""
     model = setup.nncf_model.clone()
     if shape is not None:
