@@ -1,15 +1,18 @@
-"""Moves channels across edges so that the network computes the same and its activations fit INT8 better.
+"""Moves the channels of activations so that one range serves them all; the network computes the same.
 
-One range serves all channels of an activation. Two things waste it, and both can be folded into constants:
+Two things waste a range that all channels of an activation share:
 
-- Channels whose values lie off zero, each by its own amount. `shift` subtracts the middle of each channel and gives it
-  back in the biases behind (as in Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145; here also over residual
-  connections, and on the attention's context).
-- Channels of different widths. `smooth` divides wide channels and multiplies the weights that read them (SmoothQuant,
-  Xiao et al. 2022, arXiv:2211.10438), where the factor can be folded into a product in front.
+- Channels whose values lie off zero, each by its own amount. A shift subtracts each channel's mean and gives it back in
+  the biases behind (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145; here the mean instead of the middle of the
+  range, and folded into constants entirely, residual connections included).
+- Channels of different widths. Smoothing divides wide channels by a factor in front of the quantizer and multiplies the
+  weights that read them (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438; here the factor is not folded into the norm,
+  because the residual connection reads the norm's result too, but into the quantizer: runtimes fuse the Mul).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,8 @@ from quantkit.network.edges import Edge, Vector, constant
 from quantkit.network.index import GraphIndex
 
 Floats = npt.NDArray[np.float64]
+WIDEST = 12.0
+"""Limit of the logarithm of a smoothing factor, against factors beyond float32's precision."""
 
 
 class Folder:
@@ -32,32 +37,23 @@ class Folder:
         self._index = index
         self.constants: dict[str, Vector] = {}
 
-    def value(self, name: str) -> Floats:
-        """An initializer as it stands now, float64."""
-        return (self.constants[name] if name in self.constants else constant(self._index, name)).astype(np.float64)
+    def value(self, name: str) -> Vector:
+        """An initializer as it stands now, float32."""
+        return self.constants[name] if name in self.constants else constant(self._index, name)
 
     def shift(self, edge: Edge, centre: Floats) -> None:
-        """Makes the activation smaller by `centre` (C,); the edge has an offset."""
-        self._set(edge.offset, self.value(edge.offset) - centre)
+        """Makes the activation smaller by `centre`, float64 (C,); the edge has an offset."""
+        self._add(edge.offset, -centre)
         for reader in edge.readers:
-            self._set(reader.bias, self.value(reader.bias) + centre @ self.value(reader.product.weight))
+            self._add(reader.bias, centre @ self.value(reader.product.weight).astype(np.float64))
         for dense in edge.residuals:
-            self._set(dense.bias, self.value(dense.bias) + centre)
+            self._add(dense.bias, centre)
 
-    def smooth(self, edge: Edge, factors: Floats) -> None:
-        """Divides the activation's channels by `factors` (C,), all positive; the edge has a source."""
-        if edge.source is None:
-            raise ValueError(f"{edge.tensor} has no product in front of it that could take a factor")
-        self._set(edge.source.product.weight, self.value(edge.source.product.weight) / factors)
-        self._set(edge.source.bias, self.value(edge.source.bias) / factors)
-        for reader in edge.readers:
-            self._set(reader.product.weight, self.value(reader.product.weight) * factors[:, None])
-
-    def _set(self, name: str, value: Floats) -> None:
-        self.constants[name] = np.ascontiguousarray(value, np.float32)
+    def _add(self, name: str, summand: Floats) -> None:
+        self.constants[name] = (self.value(name).astype(np.float64) + summand).astype(np.float32)
 
 
-def smoothing_factors(reach: Floats, weight_reach: Floats, strength: float) -> Floats:
+def smoothing_factors(reach: Floats, weight_reach: Floats, strength: float) -> Vector:
     """Factors a channel: reach ** strength / weight_reach ** (1 - strength), their geometric mean 1.
 
     Args:
@@ -66,23 +62,34 @@ def smoothing_factors(reach: Floats, weight_reach: Floats, strength: float) -> F
         strength: 0 evens out the weights only, 1 the activation only.
     """
     tiny = float(np.finfo(np.float32).tiny)
-    logs = strength * np.log(np.maximum(reach, tiny)) - (1 - strength) * np.log(np.maximum(weight_reach, tiny))
     silent = (reach <= tiny) | (weight_reach <= tiny)
-    logs[silent] = logs[~silent].mean() if not silent.all() else 0.0
-    factors: Floats = np.exp(np.clip(logs - logs.mean(), -12, 12))
-    return factors
+    if silent.all():
+        return np.ones(len(reach), np.float32)
+    logs = strength * np.log(np.maximum(reach, tiny)) - (1 - strength) * np.log(np.maximum(weight_reach, tiny))
+    logs -= logs[~silent].mean()
+    logs[silent] = 0.0
+    return np.exp(np.clip(logs, -WIDEST, WIDEST)).astype(np.float32)
 
 
-def moved(moments: Moments, centre: Floats, factors: Floats) -> Moments:
-    """The moments of (x - centre) / factors, from those of x."""
-    gram = moments.second_moments(centre) / np.outer(factors, factors)
-    sample = (moments.sample - centre) / factors
-    low, high = ((bound - centre) / factors for bound in (moments.low, moments.high))
-    return Moments(
-        moments.rows,
-        low.astype(np.float32),
-        high.astype(np.float32),
-        (moments.mean - centre) / factors,
-        gram.astype(np.float32),
-        sample.astype(np.float32),
+def shifted(moments: Moments, centre: Floats) -> Moments:
+    """The moments of x - centre, from those of x."""
+    return replace(
+        moments,
+        low=(moments.low - centre).astype(np.float32),
+        high=(moments.high - centre).astype(np.float32),
+        mean=moments.mean - centre,
+        gram=moments.second_moments(centre).astype(np.float32),
+        sample=(moments.sample - centre).astype(np.float32),
+    )
+
+
+def scaled(moments: Moments, factors: Vector) -> Moments:
+    """The moments of x / factors, from those of x."""
+    return replace(
+        moments,
+        low=moments.low / factors,
+        high=moments.high / factors,
+        mean=moments.mean / factors,
+        gram=moments.gram / np.outer(factors, factors),
+        sample=moments.sample / factors,
     )

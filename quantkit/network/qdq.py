@@ -81,7 +81,7 @@ def insert_qdq(
             "Export the model with a newer opset.",
         )
     refined = refinement or Refinement()
-    placement = place(GraphIndex(proto.graph), refined.table(table), plan)
+    placement = place(GraphIndex(proto.graph), refined.table(table), plan, refined.factors)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
     scales = _Rewriter(model, placement, refined).run()
@@ -123,7 +123,7 @@ class _Rewriter:
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
-                self.nodes[node].input[position] = pairs[tensor][1].output[0]
+                self.nodes[node].input[position] = pairs[tensor][-1].output[0]
         ordered = before + [node for info in self.index.inputs for node in pairs.get(info.name, ())]
         for node in self.graph.node:
             ordered.append(node)
@@ -134,17 +134,26 @@ class _Rewriter:
         self._drop(set(dequantized))
         return self.scales
 
-    def _pair(self, tensor: str, grid: Grid) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-        """QuantizeLinear and DequantizeLinear of an activation."""
+    def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
+        """QuantizeLinear and DequantizeLinear of an activation, behind a Mul where its channels are smoothed."""
+        factors = self.refinement.factors.get(tensor)
         codes, values = self._fresh(f"{tensor}.quantized"), self._fresh(f"{tensor}.dequantized")
         scale = self._constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
         zero_point = self._constant(f"{tensor}.zero_point", grid.zero_point_array)
         self._describe(tensor, codes, TensorProto.INT8 if grid.signed else TensorProto.UINT8)
         self._describe(tensor, values, TensorProto.FLOAT)
-        return (
-            helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [codes], name=codes),
+        nodes = []
+        source = tensor
+        if factors is not None:
+            source = self._fresh(f"{tensor}.smoothed")
+            self._describe(tensor, source, TensorProto.FLOAT)
+            multiplier = self._constant(f"{tensor}.smoothing", factors)
+            nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
+        return [
+            *nodes,
+            helper.make_node("QuantizeLinear", [source, scale, zero_point], [codes], name=codes),
             helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values),
-        )
+        ]
 
     def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""

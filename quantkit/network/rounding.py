@@ -2,9 +2,9 @@
 
 Second-order rounding follows optimal brain quantization (Frantar and Alistarh 2022, arXiv:2208.11580) in the form of
 GPTQ (Frantar et al. 2022, arXiv:2210.17323): input channels are rounded one after the other, and each one's error is
-made up for in those still to come, by the inverse of the input's second moments. Deviations: channels go in the order
-of falling second moments; the noise of the quantized activations, step^2 / 12 in every channel, is part of the
-moments; scales stay those of the largest weight of each output channel.
+made up for in those still to come, by the inverse of the input's second moments. Deviations: channels always go in the
+order of falling second moments; the moments are taken around the point whose error the bias takes; scales stay those
+of the largest weight of each output channel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantkit.qparams import INT8_MAX, weight_scales
 
 BLOCK = 128
 """Channels whose corrections to the rest are applied together, as one matrix product."""
-DAMPING = 0.003
+DAMPING = 0.03
 """Added to the diagonal of the second moments, as a share of its mean: what was not seen is not certain."""
 
 Floats = npt.NDArray[np.float64]
