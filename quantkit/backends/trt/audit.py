@@ -19,7 +19,7 @@ from typing import Any
 PRECISIONS = ("int8", "fp16", "bf16", "tf32", "fp32")
 
 _KERNEL = (
-    ("int8", re.compile(r"i8i8|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a", re.IGNORECASE)),
+    ("int8", re.compile(r"i8i8|i8i32|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a", re.IGNORECASE)),
     ("fp8", re.compile(r"e4m3|e5m2|fp8", re.IGNORECASE)),
     ("bf16", re.compile(r"bf16", re.IGNORECASE)),
     ("tf32", re.compile(r"tf32", re.IGNORECASE)),

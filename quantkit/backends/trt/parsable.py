@@ -1,4 +1,4 @@
-"""A graph in the form that TensorRT's ONNX parser reads rightly."""
+"""A graph in the form that TensorRT's ONNX parser reads rightly, and its builder takes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantkit.network.float_weights import with_float_weights
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 
 def parsable(proto: ModelProto) -> ModelProto:
-    """The graph, with every Shape of some dimensions (attributes of opset 15) as a whole Shape and a Slice.
+    """The graph with what TensorRT 8.6 trips over replaced by what computes the same.
 
-    TensorRT 8.6's parser reads past these attributes, takes the whole shape, and fails where it is used. A graph
-    without such nodes is returned as it is.
+    - A Shape of some dimensions (attributes of opset 15) becomes a whole Shape and a Slice: the parser reads past the
+      attributes, takes the whole shape, and fails where it is used.
+    - Int8 weights become float ones behind a QuantizeLinear: with int8 constants the builder stops at an assertion of
+      its own (`convertMyelinWeightsToFp32: params.weights.type() != DataType::kINT8`), whatever the placement.
+
+    A graph without either is returned as it is.
     """
+    return _with_whole_shapes(with_float_weights(proto))
+
+
+def _with_whole_shapes(proto: ModelProto) -> ModelProto:
+    """The graph, with every Shape of some dimensions as a whole Shape and a Slice."""
     if not any(node.op_type == "Shape" and node.attribute for node in proto.graph.node):
         return proto
     import onnx

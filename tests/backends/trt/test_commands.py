@@ -85,6 +85,47 @@ def test_bench_times_by_phases_and_gives_the_ratio(common, tmp_path, cli) -> Non
     assert "enqueue" in out
 
 
+def test_bench_times_plan_files_in_turn(common, tmp_path, cli) -> None:
+    cli("build", *common, "--backend", "tensorrt", "-p", "fp32,fp16", "--out", tmp_path)
+    plans = [row["details"]["plan"] for row in record_of(tmp_path)["engines"]]
+    quick = ["--warmup", 1, "--iterations", 5, "--duration", 0]
+    both = ["--engine", plans[0], "--engine", plans[1]]
+    code, out, err = cli("bench", *both, *quick, "--out", tmp_path / "bench")
+    assert code == 0, err
+    assert Path(plans[1]).name[:12] in out
+    record = record_of(tmp_path / "bench")
+    assert record["batch"] == 8
+    assert [row["engine"] for row in record["engines"]] == plans
+    assert record["engines"][0]["ratio"] == {"compute": 1.0, "host": 1.0}
+    assert record["engines"][1]["phases"]["iterations"] == 5
+    code, _, err = cli("bench", *both, *quick, "--shapes", "9x24")
+    assert code == 2
+    assert "has shape (9, 24)" in err
+    copy = tmp_path / "copy.plan"
+    copy.write_bytes(Path(plans[0]).read_bytes())
+    code, _, err = cli("bench", "--engine", copy, *quick)
+    assert code == 2
+    assert "--trust" in err
+    code, out, err = cli("bench", "--engine", copy, *quick, "--trust", "--json")
+    assert code == 0, err
+    assert json.loads(out)["engines"][0]["engine"] == str(copy)
+
+
+def test_bench_wants_one_shape_for_all(common, tmp_path, cli) -> None:
+    plans = []
+    for shapes in ("1x8:8x24:8x32", "1x8:4x16:8x32"):
+        cli("build", *common, "--backend", "tensorrt", "-p", "fp16", "--shapes", shapes, "--out", tmp_path)
+        plans.append(record_of(tmp_path)["engines"][0]["details"]["plan"])
+    arguments = ["--engine", plans[0], "--engine", plans[1], "--warmup", 1, "--iterations", 2, "--duration", 0]
+    code, _, err = cli("bench", *arguments)
+    assert code == 2
+    assert "different shapes" in err
+    assert "--shapes" in err
+    code, out, err = cli("bench", *arguments, "--shapes", "3x10", "--json")
+    assert code == 0, err
+    assert json.loads(out)["shapes"]["input_ids"] == [3, 10]
+
+
 def test_bench_options_belong_to_tensorrt(tiny_bert_dir, cli) -> None:
     code, _, err = cli("bench", tiny_bert_dir, "--task", "sst2", "--iterations", 5)
     assert code == 2
