@@ -71,6 +71,13 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
         ENGINES,
     ),
+    "refine": (
+        str,
+        ("--refine",),
+        "Refinement of ranges and weights: all (the default, but none with --table), none, or steps with commas: "
+        "shift, smooth, range, round, bias.",
+        ENGINES,
+    ),
     "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
     "ranges": (
         str,
@@ -88,7 +95,7 @@ MODEL_AND_DATA = (
     *("batch", "seq_len", "seed"),
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
-PLAN = ("placement", "symmetric")
+PLAN = ("placement", "symmetric", "refine")
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 

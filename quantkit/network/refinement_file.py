@@ -41,7 +41,8 @@ def save_refinement(path: Path, refinement: Refinement, seconds: float) -> Path:
         "edges": [dict(edge) for edge in refinement.edges],
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)})
+    arrays[HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(buffer, **arrays)
     return write_bytes(path, buffer.getvalue())
 
 

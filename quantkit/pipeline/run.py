@@ -19,7 +19,9 @@ from quantkit.evaluate.significance import compare
 from quantkit.files import check_writable, write_bytes
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
+from quantkit.network.refine import parse_steps
 from quantkit.pipeline.calibration import Calibrated, calibrate
+from quantkit.pipeline.refinement import refine
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
@@ -67,7 +69,7 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     workspace = Workspace(settings, watcher)
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
-    calibrated = calibrate(workspace) if settings.wants_int8 else None
+    calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
     trials = [Trial(precision) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)
@@ -84,6 +86,13 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
                 trial.engine.close()
 
 
+def calibrate_and_refine(workspace: Workspace) -> Calibrated:
+    """The table, and the refinement for the plan of the settings."""
+    calibrated = calibrate(workspace)
+    refined = refine(workspace, plan_of(workspace.settings, workspace.backend))
+    return replace(calibrated, refinement=refined.refinement, record=calibrated.record | {"refinement": refined.record})
+
+
 def build_only(settings: Settings, watcher: Watcher) -> Record:
     """`quantkit build`: the model file of each precision, checked by compiling it."""
     return run_settings(settings, watcher, metrics=False, latency=False)
@@ -94,6 +103,8 @@ def check_early(workspace: Workspace) -> None:
     settings = workspace.settings
     make_calibrator(settings.method, **settings.parameters)
     plan_of(settings, workspace.backend)
+    if settings.refine:
+        parse_steps(settings.refine)
     if settings.out is not None:
         check_writable(settings.out)
     single = settings.data and Path(settings.data).is_file()
@@ -151,10 +162,10 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
     if calibrated is None:
         raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
     plan = plan_of(settings, workspace.backend)
-    placed = insert_qdq(fixed, calibrated.table, plan)
+    placed = insert_qdq(fixed, calibrated.table, plan, calibrated.refinement)
     trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
     if settings.out is not None:
-        free = insert_qdq(network.proto, calibrated.table, plan)
+        free = insert_qdq(network.proto, calibrated.table, plan, calibrated.refinement)
         trial.model_file = str(write_bytes(settings.out / "int8.onnx", free.proto.SerializeToString()))
     return placed.proto
 

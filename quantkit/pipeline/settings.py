@@ -45,6 +45,8 @@ class Settings:
         order_free: power-of-two histogram ranges instead of TensorRT's rule.
         ignore_padding: leave padded positions out of the statistics.
         placement: mode of the precision plan.
+        refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
+            means all, or none where a table is given.
         symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends.
         table: a calibration table to use instead of calibrating; None means calibrate or reuse.
         force: use `table` even when its provenance does not fit.
@@ -79,6 +81,7 @@ class Settings:
     ignore_padding: bool = False
     placement: str = DEFAULT_PLACEMENT
     symmetric: bool = False
+    refine: str = ""
     table: Path | None = None
     force: bool = False
     out: Path | None = None
