@@ -79,6 +79,13 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "Write int8-tensorrt.onnx too: symmetric, as TensorRT's parser takes it.",
         OUTPUT,
     ),
+    "refine": (
+        str,
+        ("--refine",),
+        "Refinement of ranges and weights: all (the default, but none with --table), none, or steps with commas: "
+        "shift, smooth, range, round, bias.",
+        ENGINES,
+    ),
     "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
     "ranges": (
         str,
@@ -96,7 +103,7 @@ MODEL_AND_DATA = (
     *("batch", "seq_len", "seed"),
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
-PLAN = ("placement", "symmetric", "plan")
+PLAN = ("placement", "symmetric", "refine", "plan")
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 MAKING = (

@@ -78,6 +78,24 @@ class Grid:
         return np.array(self.zero_point, np.int8) if self.signed else np.array(self.zero_point, np.uint8)
 
 
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A weight on the int8 grid: weight = codes * scales.
+
+    Attributes:
+        codes: int8 (inputs, outputs), in [-127, 127].
+        scales: float32 (outputs,).
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """What the codes stand for, float32 (inputs, outputs)."""
+        return self.codes * self.scales
+
+
 @dataclass(frozen=True)
 class PrecisionPlan:
     """What to quantize, what to leave in FP32, and the grid of the activations.

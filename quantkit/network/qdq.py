@@ -26,7 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 from quantkit.errors import ModelError
 from quantkit.network.index import GraphIndex, WeightMatMul, attribute
 from quantkit.network.placement import Placement, place, requirements
-from quantkit.network.precision import Grid, PrecisionPlan
+from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
+from quantkit.network.refinement import Refinement
 from quantkit.qparams import quantize, weight_scales
 
 if TYPE_CHECKING:
@@ -54,12 +55,20 @@ class QdqResult:
     weight_scales: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
-def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionPlan) -> QdqResult:
+def insert_qdq(
+    proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionPlan, refinement: Refinement | None = None
+) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
     <tensor>.zero_point. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read
     it, stay FP32 and are listed with the reason.
+
+    Args:
+        proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
+        table: ranges of the network as it is.
+        plan: what becomes INT8; any plan goes with any refinement.
+        refinement: changed constants with the ranges that go with them, weights rounded with care, corrected biases.
 
     Raises:
         ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
@@ -71,10 +80,11 @@ def insert_qdq(proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionP
             f"The model uses opset {opset}; quantization per channel needs {MIN_OPSET} or later.",
             "Export the model with a newer opset.",
         )
-    placement = place(GraphIndex(proto.graph), table, plan)
+    refined = refinement or Refinement()
+    placement = place(GraphIndex(proto.graph), refined.table(table), plan, refined.factors)
     model = onnx.ModelProto()
-    model.CopyFrom(proto)
-    scales = _Rewriter(model, placement).run()
+    model.CopyFrom(refined.model(proto))
+    scales = _Rewriter(model, placement, refined).run()
     return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
 
 
@@ -94,8 +104,8 @@ def required_tensors(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
 class _Rewriter:
     """Puts a placement into a model, in place."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
-        self.graph, self.placement = model.graph, placement
+    def __init__(self, model: onnx.ModelProto, placement: Placement, refinement: Refinement) -> None:
+        self.graph, self.placement, self.refinement = model.graph, placement, refinement
         self.index = GraphIndex(model.graph)
         self.nodes = {node.name: node for node in model.graph.node}
         self.taken = {*self.nodes, *self.index.initializers, *self.index.info, *self.index.producer}
@@ -108,11 +118,12 @@ class _Rewriter:
         for product in self.placement.dense:
             if product.weight not in dequantized:
                 dequantized[product.weight] = self._weight(product, before)
+                self._correct_bias(product)
             self.nodes[product.node].input[1] = dequantized[product.weight]
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
-                self.nodes[node].input[position] = pairs[tensor][1].output[0]
+                self.nodes[node].input[position] = pairs[tensor][-1].output[0]
         ordered = before + [node for info in self.index.inputs for node in pairs.get(info.name, ())]
         for node in self.graph.node:
             ordered.append(node)
@@ -123,25 +134,34 @@ class _Rewriter:
         self._drop(set(dequantized))
         return self.scales
 
-    def _pair(self, tensor: str, grid: Grid) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-        """QuantizeLinear and DequantizeLinear of an activation."""
+    def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
+        """QuantizeLinear and DequantizeLinear of an activation, behind a Mul where its channels are smoothed."""
+        factors = self.refinement.factors.get(tensor)
         codes, values = self._fresh(f"{tensor}.quantized"), self._fresh(f"{tensor}.dequantized")
         scale = self._constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
         zero_point = self._constant(f"{tensor}.zero_point", grid.zero_point_array)
         self._describe(tensor, codes, TensorProto.INT8 if grid.signed else TensorProto.UINT8)
         self._describe(tensor, values, TensorProto.FLOAT)
-        return (
-            helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [codes], name=codes),
+        nodes = []
+        source = tensor
+        if factors is not None:
+            source = self._fresh(f"{tensor}.smoothed")
+            self._describe(tensor, source, TensorProto.FLOAT)
+            multiplier = self._constant(f"{tensor}.smoothing", factors)
+            nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
+        return [
+            *nodes,
+            helper.make_node("QuantizeLinear", [source, scale, zero_point], [codes], name=codes),
             helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values),
-        )
+        ]
 
     def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
         name = product.weight
-        weight = numpy_helper.to_array(self.index.initializers[name])
         axis = 0 if attribute(self.nodes[product.node], "transB", 0) else 1
-        scales = self.scales[name] = weight_scales(weight, axis)
-        codes = self._constant(f"{name}.quantized", quantize(weight, np.expand_dims(scales, 1 - axis)))
+        weight = self.refinement.weights.get(name) or self._nearest(name, axis)
+        scales = self.scales[name] = weight.scales
+        codes = self._constant(f"{name}.quantized", weight.codes)
         scale = self._constant(f"{name}.scale", scales)
         # onnxruntime wants the zero points written out, and of the codes' type, to merge the node into its kernel.
         zero_point = self._constant(f"{name}.zero_point", np.zeros(scales.shape, np.int8))
@@ -149,6 +169,21 @@ class _Rewriter:
         nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values, axis=axis))
         self._describe(name, values, TensorProto.FLOAT)
         return values
+
+    def _nearest(self, name: str, axis: int) -> QuantizedWeight:
+        """A weight rounded to the nearest codes, with scales along `axis`."""
+        weight = numpy_helper.to_array(self.index.initializers[name])
+        scales = weight_scales(weight, axis)
+        return QuantizedWeight(quantize(weight, np.expand_dims(scales, 1 - axis)), scales)
+
+    def _correct_bias(self, product: WeightMatMul) -> None:
+        """Adds the refinement's correction to the bias behind a product, if there is one."""
+        for node in self.index.consumers.get(product.output, ()):
+            for name in node.input:
+                if name in self.refinement.biases:
+                    tensor = self.index.initializers[name]
+                    corrected = numpy_helper.to_array(tensor) + self.refinement.biases[name]
+                    tensor.CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), name))
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Adds an initializer under a name not taken yet; gives that name."""

@@ -19,8 +19,9 @@ from quantkit.evaluate.significance import compare
 from quantkit.files import check_writable, write_bytes, write_text
 from quantkit.network.plan_file import idle_patterns, load_plan, plan_to_json
 from quantkit.network.precision import PrecisionPlan
+from quantkit.network.refine import parse_steps
 from quantkit.pipeline.calibration import Calibrated, calibrate
-from quantkit.pipeline.candidates import build_candidate
+from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.readme import INT8_FILE, TENSORRT_FILE, readme_of
@@ -69,7 +70,7 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     workspace = Workspace(settings, watcher)
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
-    calibrated = calibrate(workspace) if settings.wants_int8 else None
+    calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
     trials = [Trial(precision) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)
@@ -86,6 +87,13 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
                 trial.engine.close()
 
 
+def calibrate_and_refine(workspace: Workspace) -> Calibrated:
+    """The table, and the refinement for the plan of the settings."""
+    calibrated = calibrate(workspace)
+    refined = refined_for(workspace, plan_of(workspace.settings, workspace.backend))
+    return replace(calibrated, refinement=refined.refinement, record=calibrated.record | {"refinement": refined.record})
+
+
 def build_only(settings: Settings, watcher: Watcher) -> Record:
     """`quantkit build`: the model file of each precision, checked by compiling it."""
     return run_settings(settings, watcher, metrics=False, latency=False)
@@ -96,6 +104,8 @@ def check_early(workspace: Workspace) -> None:
     settings = workspace.settings
     make_calibrator(settings.method, **settings.parameters)
     plan_of(settings, workspace.backend)
+    if settings.refine:
+        parse_steps(settings.refine)
     if settings.out is not None:
         check_writable(settings.out)
     single = settings.data and Path(settings.data).is_file()

@@ -18,9 +18,9 @@ from quantkit.data.tokenize import encode
 from quantkit.errors import InputError
 from quantkit.files import cache_dir, sha256_json, write_json
 from quantkit.network.precision import PrecisionPlan
-from quantkit.pipeline.calibration import Calibrated, calibrate
+from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
-from quantkit.pipeline.run import LATENCY_BATCHES, check_early, plan_of
+from quantkit.pipeline.run import LATENCY_BATCHES, calibrate_and_refine, check_early, plan_of
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, context, cpu_name, versions
@@ -81,7 +81,7 @@ def prepare(settings: Settings, watcher: Watcher) -> Bench:
             f"With these settings {settings.backend} places INT8 itself, so there is no plan to search.",
             "Use --backend openvino, or --ranges qdq.",
         )
-    calibrated = calibrate(workspace)
+    calibrated = calibrate_and_refine(workspace)
     rows = workspace.tuning
     if rows.labels is None:
         raise InputError(
@@ -131,7 +131,7 @@ def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
     return {
         "model": workspace.network.sha256,
         "table": sha256_json(entries),
-        "candidate": candidate_identity(workspace),
+        "candidate": candidate_identity(workspace, plan_of(settings, workspace.backend)),
         "task": workspace.task.name,
         "backend": workspace.backend.name,
         "engine": dict(settings.engine),

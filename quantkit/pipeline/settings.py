@@ -45,6 +45,8 @@ class Settings:
         order_free: power-of-two histogram ranges instead of TensorRT's rule.
         ignore_padding: leave padded positions out of the statistics.
         placement: mode of the precision plan.
+        refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
+            means all, or none where a table is given.
         symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends.
         plan: a plan file; it overrides `placement` and `symmetric`. None means what those two say.
         tune_rows: train rows, apart from the calibration sample, that decide a search.
@@ -85,6 +87,7 @@ class Settings:
     plan: Path | None = None
     tune_rows: int = 4096
     tensorrt_model: bool = False
+    refine: str = ""
     table: Path | None = None
     force: bool = False
     out: Path | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends import get_backend
 from quantkit.backends.base import Backend
@@ -34,6 +34,8 @@ class Workspace:
 
     settings: Settings
     watcher: Watcher
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What stages want to keep for each other; each key belongs to one stage."""
 
     @cached_property
     def task(self) -> Task:

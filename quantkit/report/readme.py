@@ -131,9 +131,12 @@ def _ranges(record: Mapping[str, Any]) -> str:
         "## Ranges",
         "",
         f"Activations: {grid}, one scale a tensor, method `{calibration['method']}`{samples}. Weights: int8, one scale "
-        "an output channel, largest magnitude / 127. Biases, embeddings, LayerNorm, softmax, GELU, pooler and "
+        "an output channel. Biases, embeddings, LayerNorm, softmax, GELU, pooler and "
         f"classifier are float32. Placement: `{plan.get('mode', '')}`.",
     ]
+    steps = (calibration.get("refinement") or {}).get("steps")
+    if steps:
+        lines += ["", f"Ranges and weights were refined: {', '.join(steps)} (record.json, `calibration.refinement`)."]
     if plan.get("skip"):
         lines += ["", f"Left in float32 as well: {', '.join(f'`{name}`' for name in plan['skip'])}."]
     lines += [f"- {part}: {why}." for part, why in (plan.get("reasons") or {}).items()]
