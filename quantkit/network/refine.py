@@ -33,9 +33,8 @@ from quantkit.tables.table import Entry
 from quantkit.types import Progress
 
 SHIFT, SMOOTH, RANGE, ROUND, BIAS = STEPS = ("shift", "smooth", "range", "round", "bias")
-STRENGTHS = (0.5, 0.65, 0.8, 0.9, 1.0)
-ROUNDED = 0.3
-"""What second-order rounding leaves of the error of nearest rounding, about; for the choice of a strength only."""
+STRENGTHS = (0.5, 0.65, 0.8)
+"""What is tried. Beyond 0.8 the error of an edge may fall further, and the logits get worse (docs/accuracy.md)."""
 
 RangeOf = Callable[[str, Moments], Entry]
 """The range of an activation by the calibration method: (name, moments) -> entry."""
@@ -185,7 +184,7 @@ class _Work:
         error = OutputError(rows, weights, self.symmetric).of_range(*full_range(moments))
         lost = np.concatenate([weight - round_nearest(weight).values for weight in weights], axis=1)
         centred = rows - rows.mean(axis=0) if BIAS in self.steps else rows
-        return error + (ROUNDED if ROUND in self.steps else 1.0) * float(np.sum((centred @ lost) ** 2))
+        return error + float(np.sum((centred @ lost) ** 2))
 
     def _entry(self, moments: Moments, weights: Sequence[Vector], range_of: RangeOf, *, changed: bool) -> Entry | None:
         """The range of the activation; None where the table's stays right."""

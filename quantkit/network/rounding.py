@@ -15,7 +15,7 @@ import numpy.typing as npt
 from quantkit.network.precision import QuantizedWeight
 from quantkit.qparams import INT8_MAX, weight_scales
 
-BLOCK = 128
+BLOCK = 32
 """Channels whose corrections to the rest are applied together, as one matrix product."""
 DAMPING = 0.03
 """Added to the diagonal of the second moments, as a share of its mean: what was not seen is not certain."""
