@@ -59,8 +59,15 @@ class Bench:
     clock: Clock
 
     def units(self, plan: PrecisionPlan) -> list[Unit]:
-        """The units of a plan; ModelError when no encoder was recognised."""
-        return units_of(self.workspace.network.proto, plan)
+        """The units of a plan.
+
+        Raises:
+            InputError: there are none.
+        """
+        found = units_of(self.workspace.network.proto, plan)
+        if not found:
+            raise InputError("The plan quantizes nothing, so there is nothing to measure.", "Shorten its skip list.")
+        return found
 
     def sensitivity(self, plan: PrecisionPlan) -> Sensitivity:
         """What each unit of a plan costs and wins."""

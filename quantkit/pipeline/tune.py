@@ -93,6 +93,8 @@ def tune(settings: Settings, goal: Goal, watcher: Watcher) -> Record:
     Returns:
         The record; it has no engines when no plan meets the goal.
     """
+    if not settings.wants_int8:
+        raise InputError("A search for an INT8 plan needs INT8 among its engines.", "Add int8 to --precision.")
     folder = out_folder(settings)
     settings = replace(settings, out=folder, plan=None)
     bench = prepare(settings, watcher)

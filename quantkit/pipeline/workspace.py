@@ -146,7 +146,9 @@ class Workspace:
 
     @property
     def free_graph(self) -> ModelProto | None:
-        """The FP32 graph with free shapes; None where the model was exported with fixed ones."""
+        """The FP32 graph with free shapes; None where the model has fixed ones, or the backend wants them."""
+        if not self.backend.free_shapes:
+            return None
         shape = self.network.index.shape(self.network.input_names[0]) or ()
         return None if any(isinstance(extent, int) for extent in shape) else self.network.proto
 

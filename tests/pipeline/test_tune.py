@@ -189,6 +189,7 @@ def test_a_goal_that_no_plan_meets_is_said_with_what_was_found(cli, fake, tmp_pa
         (["--max-drop", -1], "expected points from 0 to 100"),
         (["--min-speedup", 0], "expected a factor above 0"),
         (["--tune-rows", 0], "tune_rows must be"),
+        (["--precision", "fp32"], "needs INT8 among its engines"),
     ],
 )
 def test_goals_that_cannot_be_used(cli, fake, extra, says):
@@ -225,3 +226,20 @@ def test_a_plan_of_another_architecture_is_refused(cli, arguments, tmp_path):
     path.write_text(json.dumps(plan))
     code, _, err = cli("build", *arguments, "--precision", "int8", "--plan", path)
     assert (code, "nothing of that name" in " ".join(err.split())) == (2, True), err
+
+
+def test_a_plan_that_quantizes_nothing_has_no_parts(cli, fake, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"_type": "quantkit.PrecisionPlan", "_version": 1, "plan": {"skip": ["0", "1"]}}')
+    code, _, err = cli("sensitivity", *fake, "--plan", path)
+    assert (code, "quantizes nothing" in " ".join(err.split())) == (2, True), err
+
+
+def test_a_model_of_fixed_shapes_is_judged_in_them(cli, fake, tiny_bert_dir, tmp_path):
+    from quantkit.network.model import load_model
+
+    path = tmp_path / "fixed.onnx"
+    onnx.save(load_model(tiny_bert_dir).fixed(8, 32), str(path))
+    code, text, err = cli("sensitivity", path, "--tokenizer", tiny_bert_dir, *fake[1:], "--json")
+    assert code == 0, err
+    assert json.loads(text)["rows"]["rows"] == 80
