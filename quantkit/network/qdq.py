@@ -15,7 +15,7 @@ uint8 with a zero point there (it is folded into the output), but not in a produ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
+from quantkit.network.attention import drop_scaling, late_scales
 from quantkit.network.index import GraphIndex, WeightMatMul, attribute
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
@@ -33,6 +34,8 @@ from quantkit.qparams import quantize, weight_scales
 if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable
 
+Multipliers = dict[str, tuple[str, npt.NDArray[np.float32]]]
+"""Activation -> how its product with the second is called, and what it is multiplied by in front of its pair."""
 MIN_OPSET = 13  # the first whose DequantizeLinear has an axis
 
 
@@ -61,8 +64,10 @@ def insert_qdq(
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
-    <tensor>.zero_point. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read
-    it, stay FP32 and are listed with the reason.
+    <tensor>.zero_point, and <tensor>.smoothed or .scaled where a Mul stands in front of the pair. A factor behind the
+    first attention product, where that is quantized, goes to the query, and the unscaled scores are gone with it. A
+    tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32 and are
+    listed with the reason.
 
     Args:
         proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
@@ -81,10 +86,18 @@ def insert_qdq(
             "Export the model with a newer opset.",
         )
     refined = refinement or Refinement()
-    placement = place(GraphIndex(proto.graph), refined.table(table), plan, refined.factors)
+    index = GraphIndex(proto.graph)
+    placement = place(index, refined.table(table), plan, refined.factors)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
-    scales = _Rewriter(model, placement, refined).run()
+    multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
+    for late in late_scales(index) if plan.places.products else ():
+        if late.product in placement.quantized:
+            grid = placement.grids[late.query]
+            placement.grids[late.query] = replace(grid, scale=np.float32(grid.scale * late.factor))
+            multipliers[late.query] = ("scaled", np.array(late.factor, np.float32))
+            drop_scaling(model, late)
+    scales = _Rewriter(model, placement, refined, multipliers).run()
     return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
 
 
@@ -104,8 +117,11 @@ def required_tensors(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
 class _Rewriter:
     """Puts a placement into a model, in place."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement, refinement: Refinement) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, placement: Placement, refinement: Refinement, multipliers: Multipliers
+    ) -> None:
         self.graph, self.placement, self.refinement = model.graph, placement, refinement
+        self.multipliers = multipliers
         self.index = GraphIndex(model.graph)
         self.nodes = {node.name: node for node in model.graph.node}
         self.taken = {*self.nodes, *self.index.initializers, *self.index.info, *self.index.producer}
@@ -135,8 +151,7 @@ class _Rewriter:
         return self.scales
 
     def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
-        """QuantizeLinear and DequantizeLinear of an activation, behind a Mul where its channels are smoothed."""
-        factors = self.refinement.factors.get(tensor)
+        """QuantizeLinear and DequantizeLinear of an activation, behind a Mul where there is a multiplier."""
         codes, values = self._fresh(f"{tensor}.quantized"), self._fresh(f"{tensor}.dequantized")
         scale = self._constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
         zero_point = self._constant(f"{tensor}.zero_point", grid.zero_point_array)
@@ -144,10 +159,11 @@ class _Rewriter:
         self._describe(tensor, values, TensorProto.FLOAT)
         nodes = []
         source = tensor
-        if factors is not None:
-            source = self._fresh(f"{tensor}.smoothed")
+        if tensor in self.multipliers:
+            what, factors = self.multipliers[tensor]
+            source = self._fresh(f"{tensor}.{what}")
             self._describe(tensor, source, TensorProto.FLOAT)
-            multiplier = self._constant(f"{tensor}.smoothing", factors)
+            multiplier = self._constant(f"{tensor}.{what}.by", factors)
             nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
         return [
             *nodes,
