@@ -28,7 +28,7 @@ from quantkit.pipeline.candidates import build_candidate
 from quantkit.pipeline.run import plan_of
 
 SHAPE = (16, 64)
-MODES = ("gemm", "gemm+residual", "gemm+residual+mha")
+MODES = ("gemm", "gemm+residual", "gemm+mha", "gemm+residual+mha")
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "placement": (
         str,
         ("--placement",),
-        "What becomes INT8: gemm, ffn-only, gemm+residual or gemm+residual+mha.",
+        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha.",
         ENGINES,
     ),
     "symmetric": (

@@ -24,7 +24,7 @@ from quantkit.search.mixed_precision import keep_accuracy, keep_speed
 from quantkit.search.sensitivity import Sensitivity
 from quantkit.types import Watcher
 
-PLACEMENTS = ("gemm+residual+mha", "gemm+residual", "gemm")
+PLACEMENTS = ("gemm+residual+mha", "gemm+mha", "gemm+residual", "gemm")
 """What a search starts from. Other placements are these with units left in float."""
 TIE = 1.02
 """Two plans whose speeds differ by less than this factor are equally fast, as far as a timing can tell."""

@@ -32,7 +32,7 @@ def test_the_units_of_a_mode(network):
     assert {u.layer for u in units_of(network.proto, PrecisionPlan(skip=frozenset({"1"})))} == {0}
 
 
-@pytest.mark.parametrize("mode", ["gemm", "gemm+residual+mha"])
+@pytest.mark.parametrize("mode", ["gemm", "gemm+mha", "gemm+residual+mha"])
 def test_one_unit_in_int8_is_that_unit_and_no_other(network, table, mode):
     plan = PrecisionPlan(mode)
     units = units_of(network.proto, plan)
