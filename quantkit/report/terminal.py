@@ -18,19 +18,32 @@ class TerminalWatcher:
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
+        self._bars: Progress | None = None
 
     @contextmanager
     def stage(self, title: str) -> Iterator[ProgressCallback]:
-        """A bar that lives as long as the block."""
+        """A bar that lives as long as the block; a stage inside another has its bar below that one's."""
         if not self._console.is_terminal:
             # A log wants one line a stage, not the frames of a bar.
             self.say(f"{title} ...")
             yield lambda done, total: None
             return
+        if self._bars is not None:
+            inner = self._bars
+            task = inner.add_task(title, total=None)
+            try:
+                yield lambda done, total: inner.update(task, completed=done, total=total)
+            finally:
+                inner.remove_task(task)
+            return
         columns = (TextColumn("{task.description:<28}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as bars:
+            self._bars = bars
             task = bars.add_task(title, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+            try:
+                yield lambda done, total: bars.update(task, completed=done, total=total)
+            finally:
+                self._bars = None
 
     def say(self, message: str) -> None:
         """One line."""
