@@ -219,6 +219,15 @@ def search_verdict(found: Search, goal: Goal, rows: dict[str, Any]) -> list[str]
     lines = [f"Chosen on {where}: {best.plan.mode}, {drop}, {best.timed.ratio:.2f} times FP32's speed."]
     if goal.max_drop is not None and judged.rows and not judged.drop_stderr and judged.agreement < 1:
         lines.append("The rows cannot tell how sure this drop is.")
+    lines += [
+        f"{one.plan.mode} is faster ({one.timed.ratio:.2f}) and costs too much: {-one.judged.drop:+.2f} ± "
+        f"{one.judged.drop_stderr:.2f} points, and {goal.max_drop:g} may be lost."
+        for one in found.candidates
+        if one.judged is not None
+        and goal.max_drop is not None
+        and one.timed.ratio > best.timed.ratio
+        and not one.judged.keeps(goal.max_drop)
+    ]
     if not best.kept:
         lines.append("Nothing that this placement covers had to stay in float.")
     lines += [f"{part} stays in float: {why}." for part, why in found.reasons.items()]

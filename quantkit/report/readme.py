@@ -56,7 +56,7 @@ def readme_of(record: Mapping[str, Any], folder: Path) -> str:
 def _title(record: Mapping[str, Any]) -> str:
     task, model = record["task"], record["model"]
     adapter = f" with the adapter {model['adapter']}" if model.get("adapter") else ""
-    head = f"# {task['name']}: {model['name']} in INT8"
+    head = f"# {task['name']}: {Path(model['name']).name} in INT8"
     return (
         f"{head}\n\nMade by quantkit {record['context']['versions'].get('quantkit', '')} from {model['name']}{adapter}."
     )
@@ -164,7 +164,7 @@ def _measured(record: Mapping[str, Any]) -> str:
         speed = f"{row['speedup']:.2f}x" if row.get("speedup") else ""
         time = f"{median:.2f}" if median else ""
         lines.append(f"| {row['precision']} | {row['compute']} | {metrics} | {time} | {speed} |")
-    return "\n".join([*lines, "", *record.get("verdict", ())])
+    return "\n".join([*lines, "", *(f"- {line}" for line in record.get("verdict", ()))])
 
 
 def _again(record: Mapping[str, Any]) -> str:

@@ -74,6 +74,11 @@ def test_parts_go_back_to_float_and_the_record_says_why(cli, arguments, tmp_path
     assert code == 0, err
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["search"]["chosen"]["kept_in_float"] == ["layer1.ffn2"]
+    faster = [row for row in record["search"]["candidates"] if row["speedup"] > record["search"]["chosen"]["speedup"]]
+    said = " ".join(record["verdict"])
+    for row in faster:
+        if row["judged"]:
+            assert f"{row['plan']['mode']} is faster ({row['speedup']:.2f}) and costs too much: -3.00 ± 0.10" in said
     assert record["plan"]["skip"] == ["layer1.ffn.output.matmul"]
     assert "with it in INT8 as well the drop is 3.00 ± 0.10 points" in record["plan"]["reasons"]["layer1.ffn2"]
     assert "layer1.ffn2 stays in float: with it in INT8" in " ".join(text.split())
