@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,14 +42,20 @@ class Placement:
         self.readers.setdefault(tensor, []).append((node, position))
 
 
-def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan) -> Placement:
+def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, smoothed: Collection[str] = ()) -> Placement:
     """What `plan` quantizes in a graph with the ranges of `table`.
+
+    Args:
+        index: of the graph.
+        table: its ranges.
+        plan: what is to be quantized.
+        smoothed: tensors whose pair holds them with other factors a channel; residual connections cannot read it.
 
     Raises:
         ModelError: no encoder layer was recognised in the graph.
         TableError: the table has not one of the tensors that are needed.
     """
-    return _EncoderPlacer(index, table.entries, plan).run()
+    return _EncoderPlacer(index, table.entries, plan, smoothed).run()
 
 
 def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
@@ -78,8 +84,10 @@ def _recognised(index: GraphIndex) -> Encoder:
 class Placer:
     """One decision: the ranges asked for so far, and what became of them. What is placed, subclasses say."""
 
-    def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
-        self.index, self.entries, self.plan = index, entries, plan
+    def __init__(
+        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, smoothed: Collection[str] = ()
+    ) -> None:
+        self.index, self.entries, self.plan, self.smoothed = index, entries, plan, smoothed
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
 
@@ -148,8 +156,10 @@ class Placer:
 class _EncoderPlacer(Placer):
     """The placement of a plan's mode in the encoder layers."""
 
-    def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
-        super().__init__(index, entries, plan)
+    def __init__(
+        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, smoothed: Collection[str] = ()
+    ) -> None:
+        super().__init__(index, entries, plan, smoothed)
         self.encoder = _recognised(index)
 
     def place_all(self) -> None:
@@ -196,5 +206,9 @@ class _EncoderPlacer(Placer):
             for node in self.index.consumers.get(tensor, ()):
                 if node.op_type != "Add" or not all(name in self.index.data for name in node.input):
                     continue
-                if not self.taken_out(node.name, [node.name, node.output[0]], None):
+                if self.taken_out(node.name, [node.name, node.output[0]], None):
+                    continue
+                if tensor in self.smoothed:
+                    self.placement.skipped[node.name] = f"the pair of {tensor} holds smoothed channels"
+                else:
                     self.placement.read(tensor, grid, node.name, list(node.input).index(tensor))

@@ -35,6 +35,7 @@ class Mode:
 MODES: dict[str, Mode] = {
     "gemm": Mode(),
     "ffn-only": Mode(attention=False),
+    "gemm+mha": Mode(products=True),
     "gemm+residual": Mode(residual=True),
     "gemm+residual+mha": Mode(residual=True, products=True),
 }
@@ -76,6 +77,24 @@ class Grid:
     def zero_point_array(self) -> npt.NDArray[np.int8] | npt.NDArray[np.uint8]:
         """The zero point, without dimensions, in the type of the codes."""
         return np.array(self.zero_point, np.int8) if self.signed else np.array(self.zero_point, np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A weight on the int8 grid: weight = codes * scales.
+
+    Attributes:
+        codes: int8 (inputs, outputs), in [-127, 127].
+        scales: float32 (outputs,).
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """What the codes stand for, float32 (inputs, outputs)."""
+        return self.codes * self.scales
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ uint8 with a zero point there (it is folded into the output), but not in a produ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +25,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
+from quantkit.network.attention import drop_scaling, late_scales
 from quantkit.network.index import GraphIndex, WeightMatMul, attribute, reads
 from quantkit.network.placement import Placement, place, requirements
-from quantkit.network.precision import Grid, PrecisionPlan
+from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
+from quantkit.network.refinement import Refinement
 from quantkit.qparams import quantize, weight_scales
 
 if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable
 
+Multipliers = dict[str, tuple[str, npt.NDArray[np.float32]]]
+"""Activation -> how its product with the second is called, and what it is multiplied by in front of its pair."""
 MIN_OPSET = 13  # the first whose DequantizeLinear has an axis
 
 
@@ -59,16 +63,24 @@ def insert_qdq(
     proto: onnx.ModelProto,
     table: CalibrationTable,
     plan: PrecisionPlan,
+    refinement: Refinement | None = None,
     *,
-    rule: Callable[[GraphIndex, CalibrationTable, PrecisionPlan], Placement] = place,
+    rule: Callable[[GraphIndex, CalibrationTable, PrecisionPlan], Placement] | None = None,
 ) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
-    `rule` decides where; by default the encoder layers' placement of the plan's mode.
-
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
-    <tensor>.zero_point. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read
-    it, stay FP32 and are listed with the reason.
+    <tensor>.zero_point, and <tensor>.smoothed or .scaled where a Mul stands in front of the pair. A factor behind the
+    first attention product, where that is quantized, goes to the query, and the unscaled scores are gone with it. A
+    tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32 and are
+    listed with the reason.
+
+    Args:
+        proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
+        table: ranges of the network as it is.
+        plan: what becomes INT8; any plan goes with any refinement.
+        refinement: changed constants with the ranges that go with them, weights rounded with care, corrected biases.
+        rule: decides where pairs go; the placement of the plan's mode in the encoder layers when None.
 
     Raises:
         ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
@@ -80,10 +92,20 @@ def insert_qdq(
             f"The model uses opset {opset}; quantization per channel needs {MIN_OPSET} or later.",
             "Export the model with a newer opset.",
         )
-    placement = rule(GraphIndex(proto.graph), table, plan)
+    refined = refinement or Refinement()
+    index = GraphIndex(proto.graph)
+    ranges = refined.table(table)
+    placement = rule(index, ranges, plan) if rule is not None else place(index, ranges, plan, refined.factors)
     model = onnx.ModelProto()
-    model.CopyFrom(proto)
-    scales = _Rewriter(model, placement).run()
+    model.CopyFrom(refined.model(proto))
+    multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
+    for late in late_scales(index) if plan.places.products else ():
+        if late.product in placement.quantized:
+            grid = placement.grids[late.query]
+            placement.grids[late.query] = replace(grid, scale=np.float32(grid.scale * late.factor))
+            multipliers[late.query] = ("scaled", np.array(late.factor, np.float32))
+            drop_scaling(model, late)
+    scales = _Rewriter(model, placement, refined, multipliers).run()
     return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
 
 
@@ -108,8 +130,11 @@ def output_axis(node: onnx.NodeProto) -> int:
 class _Rewriter:
     """Puts a placement into a model, in place."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
-        self.graph, self.placement = model.graph, placement
+    def __init__(
+        self, model: onnx.ModelProto, placement: Placement, refinement: Refinement, multipliers: Multipliers
+    ) -> None:
+        self.graph, self.placement, self.refinement = model.graph, placement, refinement
+        self.multipliers = multipliers
         self.index = GraphIndex(model.graph)
         self.nodes = {node.name: node for node in model.graph.node}
         self.taken = {*self.nodes, *self.index.initializers, *self.index.info, *self.index.producer}
@@ -123,11 +148,12 @@ class _Rewriter:
             key = (product.weight, output_axis(self.nodes[product.node]))
             if key not in dequantized:
                 dequantized[key] = self._weight(product, before)
+                self._correct_bias(product)
             self.nodes[product.node].input[1] = dequantized[key]
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
-                self.nodes[node].input[position] = pairs[tensor][1].output[0]
+                self.nodes[node].input[position] = pairs[tensor][-1].output[0]
         ordered = before + [node for info in self.index.inputs for node in pairs.get(info.name, ())]
         for node in self.graph.node:
             ordered.append(node)
@@ -138,25 +164,33 @@ class _Rewriter:
         self._drop({weight for weight, _ in dequantized})
         return self.scales
 
-    def _pair(self, tensor: str, grid: Grid) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-        """QuantizeLinear and DequantizeLinear of an activation."""
+    def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
+        """QuantizeLinear and DequantizeLinear of an activation, behind a Mul where there is a multiplier."""
         codes, values = self._fresh(f"{tensor}.quantized"), self._fresh(f"{tensor}.dequantized")
         scale = self._constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
         zero_point = self._constant(f"{tensor}.zero_point", grid.zero_point_array)
         self._describe(tensor, codes, TensorProto.INT8 if grid.signed else TensorProto.UINT8)
         self._describe(tensor, values, TensorProto.FLOAT)
-        return (
-            helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [codes], name=codes),
+        nodes = []
+        source = tensor
+        if tensor in self.multipliers:
+            what, factors = self.multipliers[tensor]
+            source = self._fresh(f"{tensor}.{what}")
+            self._describe(tensor, source, TensorProto.FLOAT)
+            multiplier = self._constant(f"{tensor}.{what}.by", factors)
+            nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
+        return [
+            *nodes,
+            helper.make_node("QuantizeLinear", [source, scale, zero_point], [codes], name=codes),
             helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values),
-        )
+        ]
 
     def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
         name, axis = product.weight, output_axis(self.nodes[product.node])
-        weight = numpy_helper.to_array(self.index.initializers[name])
-        scales = self.scales[name] = weight_scales(weight, axis)
-        along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
-        codes = self._constant(f"{name}.quantized", quantize(weight, scales.reshape(along)))
+        weight = self.refinement.weights.get(name) or self._nearest(name, axis)
+        scales = self.scales[name] = weight.scales
+        codes = self._constant(f"{name}.quantized", weight.codes)
         scale = self._constant(f"{name}.scale", scales)
         # onnxruntime wants the zero points written out, and of the codes' type, to merge the node into its kernel.
         zero_point = self._constant(f"{name}.zero_point", np.zeros(scales.shape, np.int8))
@@ -164,6 +198,22 @@ class _Rewriter:
         nodes.append(helper.make_node("DequantizeLinear", [codes, scale, zero_point], [values], name=values, axis=axis))
         self._describe(name, values, TensorProto.FLOAT)
         return values
+
+    def _nearest(self, name: str, axis: int) -> QuantizedWeight:
+        """A weight rounded to the nearest codes, with scales along `axis`."""
+        weight = numpy_helper.to_array(self.index.initializers[name])
+        scales = weight_scales(weight, axis)
+        along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
+        return QuantizedWeight(quantize(weight, scales.reshape(along)), scales)
+
+    def _correct_bias(self, product: WeightMatMul) -> None:
+        """Adds the refinement's correction to the bias behind a product, if there is one."""
+        for node in self.index.consumers.get(product.output, ()):
+            for name in node.input:
+                if name in self.refinement.biases:
+                    tensor = self.index.initializers[name]
+                    corrected = numpy_helper.to_array(tensor) + self.refinement.biases[name]
+                    tensor.CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), name))
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Adds an initializer under a name not taken yet; gives that name."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.calibrate import CALIBRATORS, calibrate_histograms, make_calibrator
 from quantkit.calibrate.base import Calibrator
@@ -23,6 +23,9 @@ from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from quantkit.network.refinement import Refinement
 
 RULES = 2
 """Part of every key in the cache; raised when the same settings come to give other histograms or tables."""
@@ -67,11 +70,15 @@ class Collected:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A table and how it came about; `record` and `files` are its parts of the run's record."""
+    """A table and how it came about; `record` and `files` are its parts of the run's record.
+
+    `refinement` is what the INT8 graph takes beside the table; None where nothing was refined.
+    """
 
     table: CalibrationTable
     record: dict[str, Any]
     files: Mapping[str, Any] = field(default_factory=dict)
+    refinement: Refinement | None = None
 
 
 def provenance_of(workspace: Workspace, batches: TokenBatches) -> Provenance:

@@ -19,6 +19,7 @@ from quantkit.network.model import load_model
 from quantkit.network.onnx_import import load_onnx
 from quantkit.network.precision import MODES, Grid, PrecisionPlan
 from quantkit.network.qdq import QdqResult, insert_qdq, required_tensors
+from quantkit.network.structure import find_encoder
 from quantkit.tables.table import CalibrationTable, Entry
 
 PRODUCTS = ["attention.query", "attention.key", "attention.value", "attention.output", "ffn.intermediate", "ffn.output"]
@@ -323,3 +324,23 @@ def test_openvino_runs_the_layers_in_int8(
     expected = "i8" if "mha" in mode else "f32"
     assert [n["runtimePrecision"] for n in scores if n["layerType"] in ("MatMul", "Subgraph")] == [expected], scores
     assert np.abs(logits - run(result.proto, feed(100))["logits"]).max() < 0.1
+
+
+def test_a_scale_behind_the_scores_goes_to_the_query(foreign: Network) -> None:
+    """Exports divide the scores by sqrt(d); a fused INT8 attention needs the factor in front of the product."""
+    theirs = table_of(run(foreign.proto, feed(100, 8, 20, seed=1), foreign.activations()))
+    pair = find_encoder(foreign.index).products[0]
+    scores = next(node.output[0] for node in foreign.proto.graph.node if node.name == pair.scores_node)
+    divided = next(node for node in foreign.proto.graph.node if node.op_type == "Div" and node.input[0] == scores)
+    result = insert_qdq(foreign.proto, theirs, PrecisionPlan("gemm+residual+mha"))
+    nodes = {node.name: node for node in result.proto.graph.node}
+    assert divided.name not in nodes
+    assert nodes[pair.scores_node].output[0] == divided.output[0]
+    plain = theirs[foreign.aliases().get(pair.query, pair.query)].scale
+    factor = np.float32(1 / np.sqrt(16))
+    assert result.grids[pair.query] == Grid(np.float32(plain * factor))
+    values = run(result.proto, feed(100), [pair.query, f"{pair.query}.scaled", f"{pair.query}.dequantized"])
+    assert np.allclose(values[f"{pair.query}.scaled"], values[pair.query] * factor)
+    assert np.abs(values[f"{pair.query}.dequantized"] - values[f"{pair.query}.scaled"]).max() <= plain * factor * 0.51
+    kept = insert_qdq(foreign.proto, theirs, PrecisionPlan("gemm"))
+    assert divided.name in {node.name for node in kept.proto.graph.node}

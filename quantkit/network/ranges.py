@@ -1,0 +1,71 @@
+"""The range of an activation by what it costs behind the products that read it.
+
+A histogram knows no channels: a channel that is clipped, or rounded away, may be one that the next weights ignore, or
+the one they rest on. Here the error of the round trip is measured where it matters, at the products' results, on rows
+that were kept while collecting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from quantkit.network.edges import Vector
+from quantkit.network.precision import Grid
+from quantkit.qparams import INT8_MAX
+
+SHRINKAGES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+"""Shares of the full range that are tried for each end."""
+
+Range = tuple[float, float]
+
+
+class OutputError:
+    """Squared error at the results of some products when their common input is quantized.
+
+    Args:
+        rows: float32 (n, C), rows of the input.
+        weights: matrices (C, outputs) that read it.
+        symmetric: the grid is int8 around zero, else uint8 with a zero point.
+    """
+
+    def __init__(self, rows: Vector, weights: Sequence[Vector], symmetric: bool) -> None:
+        self._rows, self._symmetric = rows, symmetric
+        joined = np.concatenate(weights, axis=1)
+        # |d W|^2 is d (W W^T) d^T; whichever product is smaller.
+        self._squared = joined.shape[1] > joined.shape[0]
+        self._matrix = joined @ joined.T if self._squared else joined
+
+    def of(self, errors: Vector) -> float:
+        """What errors of the input, (n, C), cost: sum of squares over rows and outputs."""
+        product = errors @ self._matrix
+        return float(np.vdot(product, errors if self._squared else product))
+
+    def of_range(self, low: float, high: float) -> float:
+        """What quantizing the input with a range costs."""
+        if self._symmetric:
+            scale = np.float32(max(-low, high) / INT8_MAX)
+            codes, zero_point = np.clip(np.rint(self._rows / scale), -INT8_MAX, INT8_MAX), 0
+        else:
+            grid = Grid.between(low, high)
+            scale, zero_point = grid.scale, grid.zero_point
+            codes = np.clip(np.rint(self._rows / scale) + np.float32(zero_point), 0, 2 * INT8_MAX + 1)
+        return self.of((codes - np.float32(zero_point)) * scale - self._rows)
+
+    def best_range(self, low: float, high: float) -> Range:
+        """The range within [low, high] that costs least; ends are tried one after the other, the upper one first."""
+        best, cost = (low, high), self.of_range(low, high)
+        if self._symmetric:
+            amax = max(-low, high)
+            candidates = [(max(low, -amax * share), min(high, amax * share)) for share in SHRINKAGES]
+        else:
+            candidates = [(low, high * share) for share in SHRINKAGES]
+        for candidate in candidates:
+            if (found := self.of_range(*candidate)) < cost:
+                best, cost = candidate, found
+        for share in () if self._symmetric else SHRINKAGES:
+            candidate = (low * share, best[1])
+            if (found := self.of_range(*candidate)) < cost:
+                best, cost = candidate, found
+        return best

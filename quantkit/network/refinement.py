@@ -1,0 +1,51 @@
+"""What refinement found for a network: constants that change nothing in FP32, and better INT8 weights and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from quantkit.network.edges import Vector, with_constants
+from quantkit.network.precision import QuantizedWeight
+
+if TYPE_CHECKING:
+    from quantkit.tables.table import CalibrationTable, Entry
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Changes to a network and its table; made by `quantkit.network.refine.refine`.
+
+    Attributes:
+        constants: initializer -> float32 values to take instead. Together they leave the network's function as it is,
+            whatever is quantized.
+        weights: weight of a product -> its INT8 form, of the weight in `constants` times the smoothing's factors.
+            Used where the product is quantized.
+        biases: bias behind a product -> what to add to it where the product is quantized, float32 (outputs,).
+        factors: activation -> float32 (C,), what it is multiplied by in front of its quantizer.
+        entries: activation -> the range of what is quantized: after `constants` and `factors`.
+        steps: names of the steps that were made.
+        edges: what was decided for each activation, as JSON values for the record.
+    """
+
+    constants: Mapping[str, Vector] = field(default_factory=dict)
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    biases: Mapping[str, Vector] = field(default_factory=dict)
+    factors: Mapping[str, Vector] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    edges: tuple[Mapping[str, Any], ...] = ()
+
+    def model(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The FP32 network with the changed constants: another network with the same function."""
+        return with_constants(proto, self.constants) if self.constants else proto
+
+    def table(self, table: CalibrationTable) -> CalibrationTable:
+        """The ranges that `insert_qdq` uses, from the table of the network as it was.
+
+        They are good for the refined INT8 graph only: as a table of the network as it was they would be wrong.
+        """
+        return replace(table, entries={**table.entries, **self.entries})
