@@ -26,8 +26,6 @@ from quantkit.types import Watcher
 
 PLACEMENTS = ("gemm+residual+mha", "gemm+mha", "gemm+residual", "gemm")
 """What a search starts from. Other placements are these with units left in float."""
-TIE = 1.02
-"""Two plans whose speeds differ by less than this factor are equally fast, as far as a timing can tell."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class Candidate:
             "kept_in_float": list(self.kept),
             "ms": self.timed.ms,
             "speedup": self.timed.ratio,
+            "speedup_stderr": self.timed.ratio_stderr,
             "judged": None if self.judged is None else asdict(self.judged),
         }
 
@@ -127,7 +126,7 @@ def by_accuracy(bench: Bench, max_drop: float) -> Search:
     good: list[Candidate] = []
     with bench.workspace.watcher.stage("judge placements") as progress:
         for done, candidate in enumerate(ranked, 1):
-            if good and candidate.timed.ratio * TIE < good[0].timed.ratio:
+            if good and not candidate.timed.as_fast_as(good[0].timed):
                 search.candidates.append(candidate)
             else:
                 judged = bench.judge.judge(candidate.plan)
@@ -137,7 +136,7 @@ def by_accuracy(bench: Bench, max_drop: float) -> Search:
             progress(done, len(ranked))
     fastest = search.candidates[0]
     best = max(good, key=lambda one: one.judged.sqnr_db if one.judged else 0.0) if good else None
-    if best is not None and best.timed.ratio * TIE >= fastest.timed.ratio:
+    if best is not None and best.timed.as_fast_as(fastest.timed):
         search.chosen = best
         return search
     search.sensitivity = bench.sensitivity(fastest.plan)

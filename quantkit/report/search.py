@@ -63,7 +63,7 @@ def candidate_table(search: Mapping[str, Any]) -> Table:
         name = row["plan"]["mode"] + (f" less {kept} in float" if kept else "")
         mark = " *" if row == search["chosen"] else ""
         texts = judged_texts(row["judged"]) if row["judged"] else ("not", "judged", "", "")
-        table.add_row(name + mark, f"{row['speedup']:.2f}x", *texts)
+        table.add_row(name + mark, f"{row['speedup']:.2f} ±{row['speedup_stderr']:.2f}", *texts)
     return table
 
 

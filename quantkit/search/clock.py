@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from quantkit.backends.base import Backend
-from quantkit.evaluate.latency import time_engines
+from quantkit.evaluate.latency import Latency, time_engines
 from quantkit.network.plan_file import plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.search.judge import Build
@@ -19,6 +22,8 @@ TOGETHER = 7
 """Engines in memory at once; every one holds all weights."""
 ROUNDS = 20
 """Samples an engine."""
+TIE = 1.02
+"""Two plans whose speeds differ by less than this factor are equally fast: as much changes with a core's clock."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,17 @@ class Timed:
     Attributes:
         ms: median time of a batch.
         ratio: how many times faster than the first plan that was timed with it, median over rounds.
+        ratio_stderr: standard error of `ratio`, from the middle half of the rounds, which disturbed ones leave alone.
     """
 
     ms: float
     ratio: float
+    ratio_stderr: float = 0.0
+
+    def as_fast_as(self, other: Timed) -> bool:
+        """Whether no difference to a faster one can be told: less than `TIE`, or than two standard errors."""
+        behind = other.ratio - self.ratio
+        return self.ratio * TIE >= other.ratio or behind <= 2 * math.hypot(self.ratio_stderr, other.ratio_stderr)
 
 
 @dataclass
@@ -86,6 +98,13 @@ class Clock:
                 for plan in plans
             ]
             found = time_engines(engines, self.feeds, warmup=self.warmup, rounds=rounds)
-        timed = [Timed(latency.median_ms, latency.ratio_to(found[0])) for latency in found]
+        timed = [Timed(one.median_ms, one.ratio_to(found[0]), _ratio_stderr(one, found[0])) for one in found]
         self.store.put(question, {"timed": [asdict(one) for one in timed]})
         return timed
+
+
+def _ratio_stderr(own: Latency, reference: Latency) -> float:
+    """Standard error of the median of the rounds' ratios, of the quartiles as for a normal distribution."""
+    ratios = np.asarray(reference.samples_ms) / np.asarray(own.samples_ms)
+    low, high = np.percentile(ratios, (25, 75))
+    return float(1.2533 * (high - low) / 1.349 / math.sqrt(len(ratios)))

@@ -13,7 +13,7 @@ from quantkit.errors import BackendError
 from quantkit.network.model import load_model
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
-from quantkit.search.clock import TOGETHER, Clock
+from quantkit.search.clock import TOGETHER, Clock, Timed
 from quantkit.search.judge import BEST_DB, Judge
 from quantkit.search.store import Store
 from quantkit.tables.table import CalibrationTable, Entry
@@ -110,6 +110,19 @@ def test_the_clock_times_plans_beside_the_first(build, batches, tmp_path):
     assert len(backend.compiled) == len(plans) + 2, "FP32 is compiled for each of the two groups"
     assert clock.times(None, plans, 3) == (first, others)
     assert len(backend.compiled) == len(plans) + 2
+
+
+def test_what_a_timing_cannot_tell_apart_is_equally_fast():
+    assert Timed(10, 2.97).as_fast_as(Timed(10, 3.0))
+    assert not Timed(10, 2.8).as_fast_as(Timed(10, 3.0))
+    assert Timed(10, 2.8, 0.1).as_fast_as(Timed(10, 3.0, 0.1))
+    assert not Timed(10, 2.8, 0.02).as_fast_as(Timed(10, 3.0, 0.02))
+
+
+def test_a_measured_ratio_has_a_standard_error(build, batches):
+    slow = Clock(build, FakeBackend(latency_s=0.002), list(batches), Store(None, {}), 1)
+    _, [few] = slow.times(None, [PrecisionPlan()], 4)
+    assert 0 < few.ratio_stderr < few.ratio
 
 
 def test_an_engine_that_cannot_be_built_cannot_be_timed(build, batches):
