@@ -16,7 +16,7 @@ from quantkit.errors import BackendError, InputError, QuantkitError
 from quantkit.evaluate.accuracy import EvalResult, evaluate_engine
 from quantkit.evaluate.latency import Latency, time_engines
 from quantkit.evaluate.significance import compare
-from quantkit.files import check_writable, write_bytes, write_text
+from quantkit.files import check_writable, write_bytes
 from quantkit.network.plan_file import idle_patterns, load_plan, plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.refine import parse_steps
@@ -26,7 +26,7 @@ from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.html import write_report
-from quantkit.report.readme import FLOAT_FILE, INT8_FILE, TENSORRT_FILE, readme_of
+from quantkit.report.readme import FLOAT_FILE, INT8_FILE, TENSORRT_FILE, write_readme
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Array, Watcher
 
@@ -346,7 +346,7 @@ def save(
     record = Record(data)
     if settings.out is not None:
         record.save(settings.out / "record.json")
-        write_text(settings.out / "README.md", readme_of(record.data, settings.out))
+        write_readme(record.data, settings.out)
     return record
 
 

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.files import write_text
 from quantkit.network.plan_file import PlanFile, plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.run import plan_of, report, run_settings
 from quantkit.pipeline.search import Bench, head_of, out_folder, prepare
 from quantkit.pipeline.settings import Settings
-from quantkit.report.readme import readme_of
+from quantkit.report.readme import write_readme
 from quantkit.report.record import Record
 from quantkit.search.clock import Timed
 from quantkit.search.judge import Judged
@@ -111,7 +110,7 @@ def tune(settings: Settings, goal: Goal, watcher: Watcher) -> Record:
     run = run_settings(replace(settings, plan=path), watcher)
     record = Record(run.data | {"search": told, "verdict": [*words, *run.data["verdict"]]})
     record.save(folder / "record.json")
-    write_text(folder / "README.md", readme_of(record.data, folder))
+    write_readme(record.data, folder)
     report(folder, watcher)
     return record
 

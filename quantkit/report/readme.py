@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quantkit.files import write_text
+
 INT8_FILE = "int8.onnx"
 TENSORRT_FILE = "int8-tensorrt.onnx"
 FLOAT_FILE = "fp32.onnx"
@@ -41,6 +43,17 @@ session = onnxruntime.InferenceSession(
 ```"""
 
 
+MARK = "Made by quantkit"
+
+
+def write_readme(record: Mapping[str, Any], folder: Path) -> Path | None:
+    """Writes README.md into the folder and returns its path; one that is not quantkit's is left alone (None)."""
+    path = folder / "README.md"
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return None
+    return write_text(path, readme_of(record, folder))
+
+
 def readme_of(record: Mapping[str, Any], folder: Path) -> str:
     """The text for a record's folder.
 
@@ -59,9 +72,7 @@ def _title(record: Mapping[str, Any]) -> str:
     task, model = record["task"], record["model"]
     adapter = f" with the adapter {model['adapter']}" if model.get("adapter") else ""
     head = f"# {task['name']}: {Path(model['name']).name} in INT8"
-    return (
-        f"{head}\n\nMade by quantkit {record['context']['versions'].get('quantkit', '')} from {model['name']}{adapter}."
-    )
+    return f"{head}\n\n{MARK} {record['context']['versions'].get('quantkit', '')} from {model['name']}{adapter}."
 
 
 def _files(record: Mapping[str, Any], folder: Path) -> str:

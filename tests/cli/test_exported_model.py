@@ -93,6 +93,18 @@ def test_the_readme_s_commands_run(folders, monkeypatch):
         np.testing.assert_allclose(names["logits"], in_numbers("int8.onnx"), atol=0.03 * np.abs(names["logits"]).max())
 
 
+def test_a_readme_of_somebody_else_is_left_alone(folders, tmp_path):
+    from quantkit.report.readme import write_readme
+
+    record = json.loads((folders["symmetric"] / "record.json").read_text())
+    (tmp_path / "README.md").write_text("# Mine\n")
+    assert write_readme(record, tmp_path) is None
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):
+        assert "Made by quantkit" in write_readme(record, tmp_path).read_text()
+
+
 def test_the_readme_says_what_can_run_where(folders):
     text = (folders["asymmetric"] / "README.md").read_text()
     assert "TensorRT 8.6 to 10 reads `int8-tensorrt.onnx`" in text
