@@ -308,7 +308,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--engines", nargs="+", choices=tuple(ENGINES), default=list(ENGINES))
     parser.add_argument("--limit", type=int, default=0, help="evaluate the first N rows only")
-    parser.add_argument("--rounds", type=int, default=40, help="timed samples an engine and shape")
+    parser.add_argument("--rounds", type=int, default=30, help="timed samples an engine and shape")
     parser.add_argument("--threads", type=int, default=0, help="0 is all cores")
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine")
     parser.add_argument("--quick", action="store_true", help="few rows and rounds")
