@@ -39,20 +39,20 @@ class Placement:
         self.readers.setdefault(tensor, []).append((node, position))
 
 
-def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, smoothed: Collection[str] = ()) -> Placement:
+def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, changed: Collection[str] = ()) -> Placement:
     """What `plan` quantizes in a graph with the ranges of `table`.
 
     Args:
         index: of the graph.
         table: its ranges.
         plan: what is to be quantized.
-        smoothed: tensors whose pair holds them with other factors a channel; residual connections cannot read it.
+        changed: tensors whose pair holds them with other channels; residual connections cannot read it.
 
     Raises:
         ModelError: no encoder layer was recognised in the graph.
         TableError: the table has not one of the tensors that are needed.
     """
-    return _Placer(index, table.entries, plan, smoothed).run()
+    return _Placer(index, table.entries, plan, changed).run()
 
 
 def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
@@ -82,9 +82,9 @@ class _Placer:
     """One decision: the ranges asked for so far, and what became of them."""
 
     def __init__(
-        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, smoothed: Collection[str] = ()
+        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, changed: Collection[str] = ()
     ) -> None:
-        self.index, self.entries, self.plan, self.smoothed = index, entries, plan, smoothed
+        self.index, self.entries, self.plan, self.changed = index, entries, plan, changed
         self.encoder = _recognised(index)
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
@@ -156,8 +156,8 @@ class _Placer:
                     continue
                 if self._taken_out(node.name, [node.name, node.output[0]], None):
                     continue
-                if tensor in self.smoothed:
-                    self.placement.skipped[node.name] = f"the pair of {tensor} holds smoothed channels"
+                if tensor in self.changed:
+                    self.placement.skipped[node.name] = f"the pair of {tensor} holds changed channels"
                 else:
                     self.placement.read(tensor, grid, node.name, list(node.input).index(tensor))
 

@@ -64,10 +64,10 @@ def insert_qdq(
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
-    <tensor>.zero_point, and <tensor>.smoothed or .scaled where a Mul stands in front of the pair. A factor behind the
-    first attention product, where that is quantized, goes to the query, and the unscaled scores are gone with it. A
-    tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32 and are
-    listed with the reason.
+    <tensor>.zero_point, and <tensor>.smoothed, .scaled or .shifted where a Mul or an Add stands in front. A factor
+    behind the first attention product, where that is quantized, goes to the query, and the unscaled scores are gone
+    with it. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32
+    and are listed with the reason.
 
     Args:
         proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
@@ -87,7 +87,7 @@ def insert_qdq(
         )
     refined = refinement or Refinement()
     index = GraphIndex(proto.graph)
-    placement = place(index, refined.table(table), plan, refined.factors)
+    placement = place(index, refined.table(table), plan, refined.changed)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
     multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
@@ -165,6 +165,12 @@ class _Rewriter:
             self._describe(tensor, source, TensorProto.FLOAT)
             multiplier = self._constant(f"{tensor}.{what}.by", factors)
             nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
+        if tensor in self.refinement.summands:
+            shifted = self._fresh(f"{tensor}.shifted")
+            self._describe(tensor, shifted, TensorProto.FLOAT)
+            summand = self._constant(f"{tensor}.shifted.by", self.refinement.summands[tensor])
+            nodes.append(helper.make_node("Add", [source, summand], [shifted], name=shifted))
+            source = shifted
         return [
             *nodes,
             helper.make_node("QuantizeLinear", [source, scale, zero_point], [codes], name=codes),
