@@ -8,6 +8,7 @@ import sys
 import pytest
 
 HEAVY = {"onnx", "openvino", "onnxruntime", "tensorrt", "transformers", "datasets", "evaluate", "numba", "torch"}
+HEAVY |= {"jinja2", "plotly"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -22,15 +22,16 @@ step() { # step NAME SECONDS COMMAND...
     timeout "$limit" "$@" >> "$work/$name.log" 2>&1
     echo "== $name: exit $?, $((SECONDS - started)) s" | tee -a "$work/$name.log" "$work/summary.txt"
     tail -n 40 "$work/$name.log"
-    tar czf "$OUT/results.tgz" -C "$work" --exclude=cache --exclude=numba . 2> /dev/null
+    tar czf "$OUT/results.tgz" -C "$work" --exclude=cache --exclude=numba --exclude='*.onnx' --exclude='*.npz' . 2> /dev/null
 }
 
-steps="${*:-doctor run ways tests run-cache verify bench plain audit leak}"
+steps="${*:-doctor run ways tests int8 run-cache verify bench plain audit leak}"
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv > "$work/gpu.txt" 2>&1
 step doctor 60 $quantkit doctor
 step run 300 $quantkit run $model --backend tensorrt -p fp32,fp16,int8 --out "$work/run"
 step ways 300 $TRTPY "$here/ways.py" "$data" "$work/ways.json"
-step tests 300 $TRTPY -m pytest tests/gpu -m gpu -q --durations=10 -p no:cacheprovider
+step tests 480 $TRTPY -m pytest tests/gpu -m gpu -v --durations=10 -p no:cacheprovider
+step int8 300 $TRTPY "$here/int8.py" "$data" "$work/int8.json"
 step run-cache 180 $quantkit run $model --backend tensorrt -p fp32,fp16,int8 --ranges cache --out "$work/run-cache"
 step verify 240 $quantkit verify $model --backend tensorrt --calibrators minmax,legacy,entropy2,entropy --out "$work/verify.json"
 step bench 120 $quantkit bench $model --backend tensorrt -p fp32,fp16,int8 --out "$work/bench" --duration 5

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
@@ -129,6 +129,8 @@ class EngineInfo:
         int8_ops: matrix products (with their weights or of two activations) that run in INT8.
         float_ops: matrix products that run in floating point.
         notes: what the user should know, one sentence each.
+        audit: JSON values on what the compiled graph computes: "kernel_counts" (kind and precision -> number) and
+            "float_products" (names of the matrix products that run in floating point); empty when not looked at.
     """
 
     precision: Precision
@@ -137,6 +139,7 @@ class EngineInfo:
     int8_ops: int = 0
     float_ops: int = 0
     notes: tuple[str, ...] = ()
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(CheckedRunner):
@@ -161,11 +164,12 @@ class Engine(CheckedRunner):
         self.int8_ops = info.int8_ops
         self.float_ops = info.float_ops
         self.notes = info.notes
+        self._audit = dict(info.audit)
 
     @property
     def details(self) -> dict[str, Any]:
-        """What a record keeps of this kind of engine alone: JSON values, {} for most."""
-        return {}
+        """What a record keeps of an engine besides the common fields: JSON values, {"audit": ...} or nothing."""
+        return {"audit": self._audit} if self._audit else {}
 
 
 class Backend(ABC):

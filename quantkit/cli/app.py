@@ -10,11 +10,30 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import (
+    audit,
+    bench,
+    build,
+    calibrate,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    migrate,
+    report,
+    run,
+    table,
+    verify,
+)
 from quantkit.errors import QuantkitError
 
+PROGRAM = "quantkit"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 app = typer.Typer(
-    name="quantkit",
+    name=PROGRAM,
     help="INT8 calibration and quantization of BERT-class models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,11 +66,15 @@ for name, command in (
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
     ("verify", verify.verify),
+    ("migrate", migrate.migrate),
     ("export", export.export),
     ("audit", audit.audit),
+    ("compare", compare.compare),
+    ("report", report.report),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
+app.add_typer(table.app)
 
 
 def main() -> None:
@@ -60,11 +83,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        app(prog_name=PROGRAM)  # also where it runs as `python -m quantkit`: completion goes by this name
     except QuantkitError as error:
         fail(error.message, error.hint)
     except KeyboardInterrupt:
-        fail("Interrupted.", "The same command goes on with what is already in the cache.", code=130)
+        interrupted()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer ends so on Ctrl-C, without a word
+            interrupted()
+        raise
     except MemoryError:
         fail("There is not enough memory.", "Use a smaller --batch or --seq-len.")
     except BrokenPipeError:
@@ -74,6 +101,11 @@ def main() -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+
+
+def interrupted() -> NoReturn:
+    """Says what an interruption leaves behind."""
+    fail("Interrupted.", "The same command goes on with what is already finished.", code=INTERRUPTED)
 
 
 def fail(message: str, hint: str = "", code: int = 2) -> NoReturn:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from quantkit.cli.options import JSON, QUIET
+
 SLOWEST = 12
 
 
@@ -19,7 +21,8 @@ def audit(
         bool, typer.Option("--trust", help="Load a plan that was not built here; it can run code.")
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not only the slowest.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    json: JSON = False,
+    quiet: QUIET = False,
 ) -> None:
     """Say per layer which precision runs, how many products are INT8, where the time goes, and a verdict in words."""
     from quantkit.pipeline.tensorrt.audit import audit_file
@@ -29,6 +32,9 @@ def audit(
         from quantkit.cli.show import show_json
 
         show_json(found)
+    elif quiet:
+        for line in found["verdict"]:
+            typer.echo(line)
     else:
         show(found, every=layers)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from quantkit.cli.options import JSON, QUIET
+
+ALL = Annotated[bool, typer.Option("--all", help="Say of everything that a backend can and cannot do how or why.")]
+
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    every: ALL = False,
+    json: JSON = False,
+    quiet: QUIET = False,
 ) -> None:
     """Say which backends work here, which precisions they compute, and what is missing."""
     from quantkit.pipeline.doctor import examine
@@ -18,18 +25,15 @@ def doctor(
         from quantkit.cli.show import show_json
 
         show_json(facts)
-        return
-    show(facts)
+    elif quiet:
+        for row in facts["backends"]:
+            typer.echo(f"{row['name']}: {', '.join(row['precisions']) or row['says']}")
+    else:
+        show(facts, every=every)
 
 
-def show_capabilities(console: Any, name: str, rows: Any) -> None:
-    """Prints a backend's capability table, where it has one."""
-    for row in rows:
-        console.print(f"{name} {row['name']}: {'yes' if row['possible'] else 'no'}. {row['says']}", markup=False)
-
-
-def show(facts: dict[str, Any]) -> None:
-    """Prints the facts in one screen."""
+def show(facts: dict[str, Any], *, every: bool = False) -> None:
+    """Prints the facts in one screen of 24 lines and 80 columns; with `every`, in as many as it takes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -45,7 +49,18 @@ def show(facts: dict[str, Any]) -> None:
         table.add_row(row["name"], ", ".join(row["precisions"]) or "none", row["says"])
     console.print(table)
     for row in facts["backends"]:
-        show_capabilities(console, row["name"], (row["facts"] or {}).get("table", ()))
+        for line in capability_lines(row["name"], (row["facts"] or {}).get("table", ()), every=every):
+            console.print(line)
     for row in facts["demo"]:
         console.print(row)
     console.print(f"cache: {facts['cache']}", soft_wrap=True)
+
+
+def capability_lines(name: str, rows: Sequence[dict[str, Any]], *, every: bool) -> Iterator[str]:
+    """A backend's capability table: a line each, or one with what it can do and one with what it cannot."""
+    if every:
+        yield from (f"{name} {row['name']}: {'yes' if row['possible'] else 'no'}. {row['says']}" for row in rows)
+        return
+    for possible, verb in ((True, "can"), (False, "cannot")):
+        if found := [row["name"] for row in rows if row["possible"] == possible]:
+            yield f"{name} {verb}: {', '.join(found)}" + ("" if possible else " (--all says why)")

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from quantkit.cli.options import JSON, QUIET
+
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder in Hugging Face layout, or a hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")] = Path("model.onnx"),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    json: JSON = False,
+    quiet: QUIET = False,
 ) -> None:
     """Write a model of another architecture as an .onnx file that the other commands take; needs torch."""
     from quantkit.pipeline.export import export_onnx
@@ -21,6 +24,6 @@ def export(
         from quantkit.cli.show import show_json
 
         show_json(summary)
-    else:
+    elif not quiet:
         typer.echo(f"{summary['file']}: inputs {', '.join(summary['inputs'])}; {summary['labels']} labels")
         typer.echo(f"next: quantkit run {summary['file']} --tokenizer {model} --task TASK")

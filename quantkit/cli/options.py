@@ -7,7 +7,7 @@ A command names the settings it takes; its signature, and so its help, is put to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,18 +15,22 @@ from typing import Annotated, Any
 import typer
 
 from quantkit.errors import InputError
-from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
 TENSORRT = "TensorRT only"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
 METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
+SEVERAL = {"methods": "all", "tasks": "", "backends": "openvino"}
+"""Options of several names with commas, and their defaults; tasks and backends become `Output.extra`, not settings."""
+
 MODEL_HELP = "demo (the packaged all-MiniLM-L6-v2), a folder in Hugging Face layout, a hub id, or an .onnx file."
 
 # setting -> (type, flags, help, panel)
 OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "task": (str, ("--task", "-t"), "Task: a GLUE name such as sst2, or rotten_tomatoes.", DATA),
+    "tasks": (str, ("--tasks", "--task", "-t"), "Tasks, with commas: sst2,mrpc.", DATA),
     "data": (str, ("--data", "-d"), "Folder in GLUE's TSV layout, or a TSV, CSV, JSON lines or Parquet file.", DATA),
     "calib_data": (str, ("--calib-data",), "File to calibrate with instead of the train split; .txt will do.", DATA),
     "adapter": (str, ("--adapter", "-a"), "PEFT LoRA folder to merge into the weights.", DATA),
@@ -38,7 +42,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "seed": (int, ("--seed",), "Seed of the calibration sample.", DATA),
     "limit": (int, ("--limit",), "Evaluate the first N rows only; 0 is all.", DATA),
     "method": (str, ("--method", "-m"), f"Calibration method: {METHODS}.", CALIBRATION),
-    "methods": (str, ("--method", "-m"), f"Calibration methods, with commas, or all: {METHODS}.", CALIBRATION),
+    "methods": (
+        str,
+        ("--method", "--methods", "-m"),
+        f"Methods, with commas, or all: {METHODS}.",
+        CALIBRATION,
+    ),
     "calib_samples": (int, ("--calib-samples", "-n"), "Sentences to calibrate with.", CALIBRATION),
     "percentile": (float, ("--percentile",), "Percentile method: the percentage of values to keep.", CALIBRATION),
     "quantile": (float, ("--quantile",), "Legacy method: quantile.", CALIBRATION),
@@ -55,9 +64,15 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "Leave padded positions out of the statistics; TensorRT counts them.",
         CALIBRATION,
     ),
-    "table": (Path, ("--table",), "Calibration table to use: quantkit's JSON or a TensorRT cache.", CALIBRATION),
+    "table": (
+        Path,
+        ("--table",),
+        "Calibration table to use, of any format: quantkit's JSON, a TensorRT cache ...",
+        CALIBRATION,
+    ),
     "force": (bool, ("--force",), "Use a table whose provenance does not fit.", CALIBRATION),
     "backend": (str, ("--backend",), "What runs the model: openvino, onnxruntime or tensorrt.", ENGINES),
+    "backends": (str, ("--backends", "--backend"), "What runs the model, with commas: openvino,onnxruntime.", ENGINES),
     "precisions": (str, ("--precision", "-p"), "Engines: fp32, fp16, int8, with commas.", ENGINES),
     "placement": (
         str,
@@ -90,6 +105,25 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
 }
+BACKENDS = ("openvino", "onnxruntime", "tensorrt")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": tuple(METHODS.split(", ")),
+    "methods": ("all", *METHODS.split(", ")),
+    "backend": BACKENDS,
+    "backends": BACKENDS,
+    "precisions": ("fp32", "fp16", "int8"),
+    "placement": ("gemm", "ffn-only", "gemm+residual", "gemm+residual+mha"),
+    "network": ("onnx", "api"),
+    "ranges": ("qdq", "cache", "dynamic_range"),
+}
+"""What shell completion offers for an option; what a command takes is checked where it is used."""
+
+
+def completer(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """A function that gives shell completion the names that go on as the user began."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 MODEL_AND_DATA = (
     *("task", "data", "calib_data", "adapter", "tokenizer", "text_columns", "label_column"),
     *("batch", "seq_len", "seed"),
@@ -119,7 +153,12 @@ def takes(*names: str, **extra: tuple[Any, Any]) -> Callable[[Callable[[Settings
 
     def decorate(function: Callable[[Settings, Output], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            own = {name: values.pop(name) for name in extra}
+            own = {name: values.pop(name) for name in (*extra, "tasks", "backends") if name in values}
+            if "tasks" in own:
+                own["tasks"] = split_names(own["tasks"] or (DEMO_TASK if values["model"] == DEMO else ""), "tasks")
+                values["task"] = own["tasks"][0]
+            if "backends" in own:
+                own["backends"] = split_names(own["backends"], "backends")
             output = Output(values.pop("json"), values.pop("quiet"), own)
             function(make_settings(values), output)
 
@@ -136,7 +175,9 @@ def takes(*names: str, **extra: tuple[Any, Any]) -> Callable[[Callable[[Settings
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+QUIET = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no remarks; only the result.", rich_help_panel=OUTPUT)
+]
 
 
 def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
@@ -148,15 +189,16 @@ def annotation(name: str) -> Any:
     kind, flags, text, panel = OPTIONS[name]
     if name in (*PARAMETERS, *ENGINE, "out", "table"):
         kind = kind | None
-    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel)]
+    offered = completer(CHOICES[name]) if name in CHOICES else None
+    return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, autocompletion=offered)]
 
 
 def default(name: str) -> Any:
     """The default of a setting on the command line: the one of `Settings`, in the form that typer takes."""
     if name in (*PARAMETERS, *ENGINE):
         return None
-    if name == "methods":
-        return "all"
+    if name in SEVERAL:
+        return SEVERAL[name]
     field = next(f for f in fields(Settings) if f.name == name)
     value: Any = field.default_factory() if field.default_factory is not MISSING else field.default
     if name == "precisions":

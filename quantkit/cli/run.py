@@ -21,9 +21,11 @@ from quantkit.pipeline.settings import Settings
     "out",
 )
 def run(settings: Settings, output: Output) -> None:
-    """Calibrate, build FP32, half and INT8 engines, evaluate and time them, write the record."""
-    from quantkit.cli.show import finish, watcher
+    """Calibrate, build FP32, half and INT8 engines, evaluate and time them, write record and report."""
+    from quantkit.cli.show import finish, tell_report, watcher
     from quantkit.pipeline.run import run_settings
 
-    record = run_settings(with_folder(settings), watcher(output))
+    settings = with_folder(settings)
+    record = run_settings(settings, watcher(output))
+    tell_report(settings.out, output)
     finish(record.data, output)

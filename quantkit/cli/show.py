@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,6 +22,13 @@ def watcher(output: Output) -> Watcher:
     from quantkit.report.terminal import SilentWatcher, TerminalWatcher
 
     return SilentWatcher() if output.quiet or output.json else TerminalWatcher()
+
+
+def tell_report(folder: Path | None, output: Output) -> None:
+    """Says on standard error where the report lies, when there is one."""
+    path = None if folder is None else folder / "report.html"
+    if path is not None and path.is_file() and not (output.json or output.quiet):
+        typer.echo(f"Report: {path}", err=True)
 
 
 def finish(record: dict[str, Any], output: Output) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.cli.options import Output, split_names
+from quantkit.cli.options import JSON, QUIET, Output, split_names
 from quantkit.errors import InputError
 from quantkit.pipeline.settings import Settings
 
@@ -28,7 +28,8 @@ def verify(
     regression_cutoff: Annotated[
         float | None, typer.Option("--regression-cutoff", help="Legacy method: regression cutoff.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    json: JSON = False,
+    quiet: QUIET = False,
     differing: Annotated[bool, typer.Option("--differing", help="Show only the tensors that differ.")] = False,
     backend: Annotated[
         str, typer.Option("--backend", help="tensorrt: run its calibrators on CACHE, a model.", rich_help_panel=MODEL)
@@ -61,7 +62,7 @@ def verify(
             seq_len=seq_len,
         )
         given_legacy = {"quantile": quantile, "cutoff": regression_cutoff}
-        with_tensorrt(backend, settings, calibrators, collector, given_legacy, out, json)
+        with_tensorrt(backend, settings, calibrators, collector, given_legacy, out, Output(json, quiet, {}))
         return
     if histograms is None:
         raise InputError("There are no histograms to compare with.", "Name them with --histograms, or use --backend.")
@@ -74,7 +75,7 @@ def verify(
         from quantkit.cli.show import show_json
 
         show_json({"counts": counts, "tensors": [row.as_json() for row in rows]})
-    else:
+    elif not quiet:
         show([row for row in rows if row.verdict == "differs" or not differing], counts)
     if counts["differs"]:
         raise typer.Exit(1)
@@ -87,7 +88,7 @@ def with_tensorrt(
     collector: str,
     legacy: dict[str, float | None],
     out: Path | None,
-    json: bool,
+    output: Output,
 ) -> None:
     """Runs TensorRT's calibrators and ours, and shows how far they are apart."""
     from quantkit.backends.trt.options import CalibratorOptions
@@ -99,13 +100,13 @@ def with_tensorrt(
         raise InputError(f"The {backend} backend has no calibrators of its own.", "Use --backend tensorrt.")
     given = {name: value for name, value in legacy.items() if value is not None}
     chosen = tuple(CalibratorOptions(name, **given) for name in split_names(names, "calibrators"))
-    found = compare_calibrators(settings, chosen, watcher(Output(json, json, {})), collector)
+    found = compare_calibrators(settings, chosen, watcher(output), collector)
     if out is not None:
         write_json(out, found)
-    if json:
+    if output.json:
         show_json(found)
     for row in found["calibrators"]:
-        if not json:
+        if not (output.json or output.quiet):
             typer.echo(
                 f"{row['calibrator']}: {row['same_bin']} of {row['compared']} tensors in the same bin, {row['equal']} "
                 f"bit for bit; TensorRT {row['tensorrt_s']:.1f} s, quantkit {row['quantkit_s']:.2f} s"

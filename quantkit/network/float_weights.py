@@ -63,7 +63,7 @@ def _floats(
     *,
     axis: int,
 ) -> npt.NDArray[np.float32]:
-    """(codes - zero point) * scale in float32, scale and zero point along `axis` where they are vectors."""
+    """(codes - zero point) * scale in the scale's type; scale and zero point along `axis` where they are vectors."""
 
     def along(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return (
@@ -73,7 +73,7 @@ def _floats(
     steps = codes.astype(np.float32)
     if zero_point is not None:
         steps = steps - along(zero_point).astype(np.float32)
-    return np.asarray(steps * along(scale), np.float32)
+    return np.asarray(steps * along(scale), scale.dtype)
 
 
 def _fresh(name: str, taken: set[str]) -> str:

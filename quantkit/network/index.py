@@ -16,12 +16,13 @@ ALIASING = ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten
 
 
 class WeightMatMul(NamedTuple):
-    """A product of an activation with a constant matrix.
+    """A product of an activation with a constant matrix, or a convolution with a constant kernel.
 
     Attributes:
-        node: name of the MatMul or Gemm.
+        node: name of the MatMul, Gemm or Conv.
         activation: tensor on the left.
-        weight: initializer on the right, (inputs, outputs), or (outputs, inputs) for a Gemm with transB.
+        weight: initializer on the right, (inputs, outputs), or (outputs, inputs) for a Gemm with transB; of a Conv
+            (outputs, inputs / groups, kernel...).
         output: tensor it makes.
     """
 
@@ -104,6 +105,18 @@ class GraphIndex:
             and not attribute(node, "transA", 0)
             and (weight := self.initializers.get(node.input[1])) is not None
             and len(weight.dims) == 2
+            and weight.data_type == TensorProto.FLOAT
+        ]
+
+    @cached_property
+    def convolutions(self) -> list[WeightMatMul]:
+        """Every Conv of an activation with a constant float32 kernel, in graph order."""
+        return [
+            WeightMatMul(node.name, node.input[0], node.input[1], node.output[0])
+            for node in self.graph.node
+            if node.op_type == "Conv"
+            and node.input[0] in self.data
+            and (weight := self.initializers.get(node.input[1])) is not None
             and weight.data_type == TensorProto.FLOAT
         ]
 

@@ -42,7 +42,7 @@ def load_onnx(path: str | Path) -> Network:
             own set, is quantized already or not float32, is no BERT-like model, or has no weight to quantize.
     """
     file = Path(path)
-    model = _read(file)
+    model = read_model(file)
     _check_operators(model, file)
     notes: list[str] = []
     model = _modern(model, notes)
@@ -59,7 +59,26 @@ def load_onnx(path: str | Path) -> Network:
     return network
 
 
-def _read(file: Path) -> onnx.ModelProto:
+def read_plain(path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
+    """An .onnx file of any kind as a float32 model to be quantized, every tensor under its own name; and notes.
+
+    Checked, external constants read in, opset 13 or later, every node with a name of its own, constants folded.
+
+    Raises:
+        ModelError: as `load_onnx`, but any inputs and outputs will do.
+    """
+    file = Path(path)
+    model = read_model(file)
+    _check_operators(model, file)
+    notes: list[str] = []
+    model = _modern(model, notes)
+    _drop_listed_constants(model)
+    _name_nodes(model.graph)
+    fold_constants(model)
+    return model, notes
+
+
+def read_model(file: Path) -> onnx.ModelProto:
     """Reads and checks a model file and what it keeps beside it."""
     try:
         if file.stat().st_size > MAX_BYTES:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable, Entry
 
 
+NO_ENTRY = "the calibration table has no entry for it"
+
+
 @dataclass
 class Placement:
     """Where Q/DQ goes.
@@ -52,7 +55,7 @@ def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, chang
         ModelError: no encoder layer was recognised in the graph.
         TableError: the table has not one of the tensors that are needed.
     """
-    return _Placer(index, table.entries, plan, changed).run()
+    return _EncoderPlacer(index, table.entries, plan, changed).run()
 
 
 def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
@@ -61,7 +64,7 @@ def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
     Raises:
         ModelError: no encoder layer was recognised in the graph.
     """
-    placer = _Placer(index, {}, plan)
+    placer = _EncoderPlacer(index, {}, plan)
     placer.place_all()
     return list(placer.asked)
 
@@ -78,19 +81,24 @@ def _recognised(index: GraphIndex) -> Encoder:
     return encoder
 
 
-class _Placer:
-    """One decision: the ranges asked for so far, and what became of them."""
+class Placer:
+    """One decision: the ranges asked for so far, and what became of them. What is placed, subclasses say."""
 
-    def __init__(
-        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, changed: Collection[str] = ()
-    ) -> None:
-        self.index, self.entries, self.plan, self.changed = index, entries, plan, changed
-        self.encoder = _recognised(index)
+    def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
+        self.index, self.entries, self.plan = index, entries, plan
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
 
+    def place_all(self) -> None:
+        """Fills the placement."""
+        raise NotImplementedError
+
     def run(self) -> Placement:
-        """The whole placement."""
+        """The whole placement.
+
+        Raises:
+            TableError: the table has not one of the tensors that are needed.
+        """
         self.place_all()
         if self.asked and all(entry is None for entry in self.asked.values()):
             raise TableError(
@@ -100,6 +108,57 @@ class _Placer:
         order = {node.name: i for i, node in enumerate(self.index.graph.node)}
         self.placement.quantized.sort(key=order.__getitem__)
         return self.placement
+
+    def place_product(self, product: WeightMatMul, layer: int | None = None) -> None:
+        """Input and weight of a product with a constant."""
+        names = (product.node, product.weight, product.output, *self.names(product.activation))
+        if self.taken_out(product.node, names, layer):
+            return
+        grid = self.grid(product.activation)
+        if grid is None:
+            self.placement.skipped[product.node] = f"its input {product.activation} is not quantized"
+            return
+        self.placement.read(product.activation, grid, product.node, 0)
+        self.placement.dense.append(product)
+        self.placement.quantized.append(product.node)
+
+    def taken_out(self, node: str, names: list[str] | tuple[str, ...], layer: int | None) -> bool:
+        """Whether a pattern of the plan leaves a node in FP32; notes it."""
+        pattern = self.plan.skipped_by(node, *names, layer=layer)
+        if pattern is not None:
+            self.placement.skipped[node] = f"left in FP32 by the pattern {pattern!r}"
+        return pattern is not None
+
+    def grid(self, tensor: str, symmetric: bool = False) -> Grid | None:
+        """The grid of a tensor by the table and the plan; None, with a note why, when there is none."""
+        if tensor not in self.asked:
+            self.asked[tensor] = next((self.entries[n] for n in self.names(tensor) if n in self.entries), None)
+        entry = self.asked[tensor]
+        if entry is None:
+            self.placement.skipped[tensor] = NO_ENTRY
+            return None
+        if symmetric or self.plan.symmetric or entry.minimum is None or entry.maximum is None:
+            grid = Grid(entry.scale)
+        else:
+            grid = Grid.between(max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax))
+        if not grid.usable:
+            self.placement.skipped[tensor] = f"its scale is {float(grid.scale):g}"
+            return None
+        return grid
+
+    def names(self, tensor: str) -> tuple[str, ...]:
+        """The names under which a table may hold a tensor's values: its own, then that of what it reorders."""
+        return (tensor, self.index.aliases[tensor]) if tensor in self.index.aliases else (tensor,)
+
+
+class _EncoderPlacer(Placer):
+    """The placement of a plan's mode in the encoder layers; residuals do not read the pairs of `changed` tensors."""
+
+    def __init__(
+        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, changed: Collection[str] = ()
+    ) -> None:
+        super().__init__(index, entries, plan)
+        self.encoder, self.changed = _recognised(index), changed
 
     def place_all(self) -> None:
         """Everything the plan's mode covers."""
@@ -115,16 +174,7 @@ class _Placer:
             product = site.product
             if not (self.plan.places.ffn if site.role == "ffn" else self.plan.places.attention):
                 continue
-            names = (product.node, product.weight, product.output, *self._names(product.activation))
-            if self._taken_out(product.node, names, site.layer):
-                continue
-            grid = self._grid(product.activation)
-            if grid is None:
-                self.placement.skipped[product.node] = f"its input {product.activation} is not quantized"
-                continue
-            self.placement.read(product.activation, grid, product.node, 0)
-            self.placement.dense.append(product)
-            self.placement.quantized.append(product.node)
+            self.place_product(product, layer=site.layer)
 
     def place_products(self) -> None:
         """Inputs of the attention products; both of a product, or none.
@@ -137,9 +187,9 @@ class _Placer:
                 (pair.scores_node, (pair.query, pair.key)),
                 (pair.context_node, (pair.probs, pair.value)),
             ):
-                if self._taken_out(node, [name for tensor in inputs for name in self._names(tensor)], pair.layer):
+                if self.taken_out(node, [name for tensor in inputs for name in self.names(tensor)], pair.layer):
                     continue
-                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self._grid(t, True) for t in inputs]
+                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self.grid(t, True) for t in inputs]
                 for position, (tensor, grid) in enumerate(zip(inputs, grids, strict=True)):
                     if grid is None:
                         self.placement.skipped[node] = f"its input {tensor} is not quantized"
@@ -154,37 +204,9 @@ class _Placer:
             for node in self.index.consumers.get(tensor, ()):
                 if node.op_type != "Add" or not all(name in self.index.data for name in node.input):
                     continue
-                if self._taken_out(node.name, [node.name, node.output[0]], None):
+                if self.taken_out(node.name, [node.name, node.output[0]], None):
                     continue
                 if tensor in self.changed:
                     self.placement.skipped[node.name] = f"the pair of {tensor} holds changed channels"
                 else:
                     self.placement.read(tensor, grid, node.name, list(node.input).index(tensor))
-
-    def _taken_out(self, node: str, names: list[str] | tuple[str, ...], layer: int | None) -> bool:
-        """Whether a pattern of the plan leaves a node in FP32; notes it."""
-        pattern = self.plan.skipped_by(node, *names, layer=layer)
-        if pattern is not None:
-            self.placement.skipped[node] = f"left in FP32 by the pattern {pattern!r}"
-        return pattern is not None
-
-    def _grid(self, tensor: str, symmetric: bool = False) -> Grid | None:
-        """The grid of a tensor by the table and the plan; None, with a note why, when there is none."""
-        if tensor not in self.asked:
-            self.asked[tensor] = next((self.entries[n] for n in self._names(tensor) if n in self.entries), None)
-        entry = self.asked[tensor]
-        if entry is None:
-            self.placement.skipped[tensor] = "the calibration table has no entry for it"
-            return None
-        if symmetric or self.plan.symmetric or entry.minimum is None or entry.maximum is None:
-            grid = Grid(entry.scale)
-        else:
-            grid = Grid.between(max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax))
-        if not grid.usable:
-            self.placement.skipped[tensor] = f"its scale is {float(grid.scale):g}"
-            return None
-        return grid
-
-    def _names(self, tensor: str) -> tuple[str, ...]:
-        """The names under which a table may hold a tensor's values: its own, then that of what it reorders."""
-        return (tensor, self.index.aliases[tensor]) if tensor in self.index.aliases else (tensor,)

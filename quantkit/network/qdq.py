@@ -15,6 +15,7 @@ uint8 with a zero point there (it is folded into the output), but not in a produ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
 from quantkit.network.attention import drop_scaling, late_scales
-from quantkit.network.index import GraphIndex, WeightMatMul, attribute
+from quantkit.network.index import GraphIndex, WeightMatMul, attribute, reads
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
 from quantkit.network.refinement import Refinement
@@ -34,6 +35,8 @@ from quantkit.qparams import quantize, weight_scales
 if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable
 
+Rule = Callable[[GraphIndex, "CalibrationTable", PrecisionPlan], Placement]
+"""What decides a placement by its own rules."""
 Multipliers = dict[str, tuple[str, npt.NDArray[np.float32]]]
 """Activation -> how its product with the second is called, and what it is multiplied by in front of its pair."""
 MIN_OPSET = 13  # the first whose DequantizeLinear has an axis
@@ -59,7 +62,12 @@ class QdqResult:
 
 
 def insert_qdq(
-    proto: onnx.ModelProto, table: CalibrationTable, plan: PrecisionPlan, refinement: Refinement | None = None
+    proto: onnx.ModelProto,
+    table: CalibrationTable,
+    plan: PrecisionPlan,
+    refinement: Refinement | None = None,
+    *,
+    rule: Rule | None = None,
 ) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
@@ -74,6 +82,7 @@ def insert_qdq(
         table: ranges of the network as it is.
         plan: what becomes INT8; any plan goes with any refinement.
         refinement: changed constants with the ranges that go with them, weights rounded with care, corrected biases.
+        rule: decides where pairs go; None is the encoder layers' placement of the plan's mode.
 
     Raises:
         ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
@@ -87,7 +96,8 @@ def insert_qdq(
         )
     refined = refinement or Refinement()
     index = GraphIndex(proto.graph)
-    placement = place(index, refined.table(table), plan, refined.changed)
+    ranges = refined.table(table)
+    placement = place(index, ranges, plan, refined.changed) if rule is None else rule(index, ranges, plan)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
     multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
@@ -114,6 +124,11 @@ def required_tensors(proto: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
     return [name for name in index.activations if name in needed]
 
 
+def output_axis(node: onnx.NodeProto) -> int:
+    """The dimension of a product's weight that counts outputs, along which it is quantized."""
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+
+
 class _Rewriter:
     """Puts a placement into a model, in place."""
 
@@ -130,12 +145,13 @@ class _Rewriter:
     def run(self) -> dict[str, npt.NDArray[np.float32]]:
         """Rewires the graph; gives the scales of the quantized weights."""
         before: list[onnx.NodeProto] = []
-        dequantized: dict[str, str] = {}
+        dequantized: dict[tuple[str, int], str] = {}
         for product in self.placement.dense:
-            if product.weight not in dequantized:
-                dequantized[product.weight] = self._weight(product, before)
+            key = (product.weight, output_axis(self.nodes[product.node]))
+            if key not in dequantized:
+                dequantized[key] = self._weight(product, before)
                 self._correct_bias(product)
-            self.nodes[product.node].input[1] = dequantized[product.weight]
+            self.nodes[product.node].input[1] = dequantized[key]
         pairs = {tensor: self._pair(tensor, grid) for tensor, grid in self.placement.grids.items()}
         for tensor, readers in self.placement.readers.items():
             for node, position in readers:
@@ -147,7 +163,7 @@ class _Rewriter:
         kept = onnx.GraphProto(node=ordered)  # copied before the originals are deleted
         del self.graph.node[:]
         self.graph.node.extend(kept.node)
-        self._drop(set(dequantized))
+        self._drop({weight for weight, _ in dequantized})
         return self.scales
 
     def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
@@ -179,8 +195,7 @@ class _Rewriter:
 
     def _weight(self, product: WeightMatMul, nodes: list[onnx.NodeProto]) -> str:
         """Replaces a weight by int8 codes behind a DequantizeLinear; gives the name of the dequantized weight."""
-        name = product.weight
-        axis = 0 if attribute(self.nodes[product.node], "transB", 0) else 1
+        name, axis = product.weight, output_axis(self.nodes[product.node])
         weight = self.refinement.weights.get(name) or self._nearest(name, axis)
         scales = self.scales[name] = weight.scales
         codes = self._constant(f"{name}.quantized", weight.codes)
@@ -196,7 +211,8 @@ class _Rewriter:
         """A weight rounded to the nearest codes, with scales along `axis`."""
         weight = numpy_helper.to_array(self.index.initializers[name])
         scales = weight_scales(weight, axis)
-        return QuantizedWeight(quantize(weight, np.expand_dims(scales, 1 - axis)), scales)
+        along = [-1 if dim == axis else 1 for dim in range(weight.ndim)]
+        return QuantizedWeight(quantize(weight, scales.reshape(along)), scales)
 
     def _correct_bias(self, product: WeightMatMul) -> None:
         """Adds the refinement's correction to the bias behind a product, if there is one."""
@@ -229,7 +245,7 @@ class _Rewriter:
 
     def _drop(self, weights: set[str]) -> None:
         """Removes the float weights that nothing reads any more."""
-        read = {name for node in self.graph.node for name in node.input}
+        read = {name for node in self.graph.node for name in reads(node)}
         for i in reversed(range(len(self.graph.initializer))):
             name = self.graph.initializer[i].name
             if name in weights and name not in read:

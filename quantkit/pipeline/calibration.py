@@ -70,13 +70,14 @@ class Collected:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A table and how it came about; `record` is its part of the run's record.
+    """A table and how it came about; `record` and `files` are its parts of the run's record.
 
     `refinement` is what the INT8 graph takes beside the table; None where nothing was refined.
     """
 
     table: CalibrationTable
     record: dict[str, Any]
+    files: Mapping[str, Any] = field(default_factory=dict)
     refinement: Refinement | None = None
 
 

@@ -29,7 +29,9 @@ def backend_row(name: str) -> dict[str, Any]:
         return {"name": name, "precisions": [], "says": reason, "facts": None}
     facts = backend.describe()
     capabilities = ", ".join(str(c) for c in facts.get("capabilities", ()))
-    says = f"{facts.get('version', '')} on {facts.get('device', '')} ({capabilities})"
+    device = facts.get("device", "")
+    where = "" if device == cpu_name() else f" on {device}"  # the machine's own line has its name already
+    says = f"{facts.get('version', '')}{where} ({capabilities})"
     return {"name": name, "precisions": list(backend.precisions()), "says": says, "facts": facts}
 
 

@@ -23,7 +23,9 @@ from quantkit.network.refine import parse_steps
 from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.refinement import refine
 from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
+from quantkit.report.html import write_report
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Array, Watcher
 
@@ -57,6 +59,8 @@ class Trial:
 def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, latency: bool = True) -> Record:
     """The whole job; with --out the record is written after every stage, so that nothing computed is lost.
 
+    A whole run (metrics and latency) with --out also writes what a report shows of every tensor, and the report.
+
     Args:
         settings: what the user asked for.
         watcher: who is told how it goes.
@@ -70,6 +74,11 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
     calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
+    if calibrated is not None and metrics and latency and settings.out is not None:
+        plan = plan_of(settings, workspace.backend)
+        with watcher.stage("compare ranges") as progress:
+            files = write_tensors(workspace, calibrated.table, plan, settings.out, progress)
+        calibrated = replace(calibrated, files=files)
     trials = [Trial(precision) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)
@@ -79,7 +88,10 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
             save(workspace, trials, calibrated, evaluation)
         if latency:
             time_all(workspace, trials, evaluation)
-        return save(workspace, trials, calibrated, evaluation)
+        record = save(workspace, trials, calibrated, evaluation)
+        if metrics and latency and settings.out is not None:
+            report(settings.out, watcher)
+        return record
     finally:
         for trial in trials:
             if trial.engine is not None:
@@ -91,6 +103,16 @@ def calibrate_and_refine(workspace: Workspace) -> Calibrated:
     calibrated = calibrate(workspace)
     refined = refine(workspace, plan_of(workspace.settings, workspace.backend))
     return replace(calibrated, refinement=refined.refinement, record=calibrated.record | {"refinement": refined.record})
+
+
+def report(folder: Path, watcher: Watcher) -> None:
+    """Writes report.html beside the record; a run that is done is not lost because that cannot be."""
+    try:
+        _, notes = write_report(folder)
+    except QuantkitError as error:
+        notes = (f"No report was written: {error}",)
+    for note in notes:
+        watcher.say(note)
 
 
 def build_only(settings: Settings, watcher: Watcher) -> Record:
@@ -223,6 +245,7 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
         size_bytes=engine.size_bytes,
         model_file=trial.model_file,
         int8_ops=engine.int8_ops if trial.quantized else None,
+        float_ops=engine.float_ops,
         notes=(*engine.notes, *trial.notes),
     )
     if trial.result is not None:
@@ -266,6 +289,7 @@ def save(
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)
+    data["files"] = dict(calibrated.files) if calibrated else {}
     record = Record(data)
     if settings.out is not None:
         record.save(settings.out / "record.json")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from quantkit.data.tokenize import TextTokenizer
     from quantkit.network.graph import Network
 
+SHARED = ("task", "model_path", "adapter_path", "network", "tokenizer", "evaluation", "sample")
+"""What does not depend on the backend."""
+
 
 @dataclass
 class Workspace:
@@ -32,6 +35,12 @@ class Workspace:
 
     settings: Settings
     watcher: Watcher
+
+    def on(self, settings: Settings) -> Workspace:
+        """A workspace with another backend's settings that shares what this one has loaded of model and data."""
+        other = Workspace(settings, self.watcher)
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name in SHARED})
+        return other
 
     @cached_property
     def task(self) -> Task:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -39,11 +40,17 @@ def context(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions, time and the settings of this run."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(sys.argv),
         "machine": {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()},
         "versions": versions(),
         "settings": dict(settings),
     }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as one would type it again in a shell; a program that calls the library is named by its file."""
+    name = Path(argv[0]).name
+    return shlex.join(["quantkit" if name == "__main__.py" else name, *argv[1:]])
 
 
 def cpu_name() -> str:
@@ -80,6 +87,7 @@ class EngineRow:
     size_bytes: int | None = None
     model_file: str = ""
     int8_ops: int | None = None
+    float_ops: int | None = None
     against_fp32: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -134,7 +142,8 @@ def load_record(path: str | Path) -> Record:
         data = read_bytes(Path(path), json.loads)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.", "Give the record.json that `quantkit run` wrote.") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("engines"), list):
+    parts = "cells" if isinstance(data, dict) and data.get("kind") == "compare" else "engines"
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get(parts), list):
         raise InputError(
             f"{path} is not a record of schema {SCHEMA}.", "Give the record.json that `quantkit run` wrote."
         )

@@ -7,17 +7,39 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from quantkit.types import Progress as ProgressCallback
 
+COLUMNS = (
+    TextColumn("{task.description:<28}"),
+    BarColumn(20),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(compact=True),
+)
+"""Of a progress bar: what, how far, for how long, how much longer; 80 columns."""
+
 
 class TerminalWatcher:
-    """Draws one bar a stage, with the remaining time, on standard error; a line a stage where that is no terminal."""
+    """Draws one bar a stage, with the remaining time, on standard error; a line a stage where that is no terminal.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
+    A stage within a stage is a bar below the other's. A stage that never says how much there is has no bar, only the
+    time that it has taken.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, markup=False)
+        self._bars: Progress | None = None
 
     @contextmanager
     def stage(self, title: str) -> Iterator[ProgressCallback]:
@@ -26,11 +48,25 @@ class TerminalWatcher:
             # A log wants one line a stage, not the frames of a bar.
             self.say(f"{title} ...")
             yield lambda done, total: None
-            return
-        columns = (TextColumn("{task.description:<28}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(title, total=None)
+        elif self._bars is not None:
+            with self._bar(self._bars, title) as progress:
+                yield progress
+        else:
+            with Progress(*COLUMNS, console=self._console, transient=True) as self._bars:
+                try:
+                    with self._bar(self._bars, title) as progress:
+                        yield progress
+                finally:
+                    self._bars = None
+
+    @contextmanager
+    def _bar(self, bars: Progress, title: str) -> Iterator[ProgressCallback]:
+        """One bar among those that are shown, gone when the block ends."""
+        task = bars.add_task(title, total=None)
+        try:
             yield lambda done, total: bars.update(task, completed=done, total=total)
+        finally:
+            bars.remove_task(task)
 
     def say(self, message: str) -> None:
         """One line."""

@@ -6,14 +6,14 @@ Scales are written as the shortest decimal of their float64 value, so they come 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from quantkit.errors import TableError
 from quantkit.tables.provenance import Provenance
-from quantkit.tables.table import CalibrationTable, Entry, decode, to_scale
+from quantkit.tables.strict_json import parse_json
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, to_scale
 
 TYPE = "quantkit.CalibrationTable"
 VERSION = 1
@@ -51,7 +51,11 @@ def loads(data: bytes | str, source: str = "calibration table") -> CalibrationTa
         TableError: not JSON (with the line), another type or version, an unknown or missing field, a value of the
             wrong type, a name given twice, a scale that no build can use (with the tensor).
     """
-    document = _parse(decode(data, source), source)
+    return from_json(parse_json(decode(data, source), source), source)
+
+
+def from_json(document: Any, source: str) -> CalibrationTable:
+    """As `loads`, of a parsed document."""
     if not isinstance(document, dict) or document.get("_type") != TYPE:
         raise TableError(f'{source} is JSON, but not a calibration table: there is no "_type": "{TYPE}" in it.')
     if document.get("_version") != VERSION:
@@ -73,6 +77,7 @@ def _table(document: dict[str, Any]) -> CalibrationTable:
     if provenance is not None:
         _check_type(document, "provenance", dict)
         provenance = Provenance.from_dict(provenance)
+    check_count(len(document["entries"]), "the table")
     entries = {name: _entry(fields, f"tensor {name!r}: ") for name, fields in document["entries"].items()}
     return CalibrationTable(entries, document["algorithm"], document["parameters"], provenance)
 
@@ -116,30 +121,6 @@ def _number(fields: dict[str, Any], name: str, where: str) -> float:
         return float(fields[name])
     except OverflowError:
         return float("inf")
-
-
-def _parse(text: str, source: str) -> Any:
-    """Strict JSON: no NaN, no Infinity, no key twice."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        message = f"{source}, line {error.lineno}: not JSON: {error.msg} (column {error.colno})."
-        raise TableError(message, "The file may have been cut short or edited.") from error
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{source} is not a calibration table: {error}.") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} stands where a finite number is expected")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict; a name given twice is an error, not the last one's win."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the name {name!r} stands in it twice")
-    return result
 
 
 def _check_fields(fields: dict[str, Any], known: tuple[str, ...], required: tuple[str, ...], where: str = "") -> None:

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantkit.errors import TableError
-from quantkit.files import read_bytes, write_text
+from quantkit.files import write_text
 from quantkit.qparams import amax_from_scale
 from quantkit.registry import Registry
 from quantkit.tables.provenance import Provenance
 
-MAX_BYTES = 64 << 20
-"""Largest table file that is read. A cache line is rarely over 100 bytes, and a model has thousands, not millions."""
+MAX_TENSORS = 1 << 18
+"""Most tensors of a table. Models have thousands; a file of millions of lines would cost gigabytes and minutes."""
 
 
 class _Writer(Protocol):
@@ -176,24 +176,22 @@ def _encodable(name: str) -> bool:
 
 
 def load_table(path: str | Path) -> CalibrationTable:
-    """Reads a table of either format; which one is seen from its first characters, not from its name.
+    """Reads a table of any format of `docs/formats.md`; which one is seen from its content, not from its name.
 
     Raises:
         TableError: not a table, damaged, or larger than MAX_BYTES; the file, and where there is one the line, is named.
         StorageError: no such file, or it cannot be read.
     """
-    # The codecs import this module.
-    from quantkit.tables import json_text, trt_text
+    # The formats import this module.
+    from quantkit.tables.formats import read_table
 
-    source = Path(path)
-    if source.exists() and not source.is_file():
-        raise TableError(f"{source} is not a file.", "Give a .json table or a TensorRT calibration cache.")
-    if source.is_file() and (size := source.stat().st_size) > MAX_BYTES:
-        raise TableError(f"{source} has {size} bytes; a table of more than {MAX_BYTES} is not read.", "Check the path.")
-    data: bytes = read_bytes(source)
-    if json_text.looks_like(data):
-        return json_text.loads(data, source=str(source))
-    return trt_text.loads(data, source=str(source))
+    return read_table(path).table
+
+
+def check_count(count: int, source: str) -> None:
+    """Refuses a file that claims more tensors than a table may have; TableError."""
+    if count > MAX_TENSORS:
+        raise TableError(f"{source} has over {MAX_TENSORS} tensors; that is no calibration table.", "Check the path.")
 
 
 def decode(data: bytes | str, source: str) -> str:
@@ -210,3 +208,8 @@ def decode(data: bytes | str, source: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"{source}, line {line}: byte {error.start} is not UTF-8 text, so this is not a calibration table."
         raise TableError(message, "Histogram files (.npz) and engines are binary; a table is JSON or text.") from error
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """`text` short enough for a message."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import TableError, UnknownNameError
-from quantkit.tables.table import CalibrationTable, Entry, decode
+from quantkit.tables.table import CalibrationTable, Entry, check_count, decode, shorten
 
 DEFAULT_VERSION = 8600
 LEGACY = "LegacyCalibration"
@@ -31,6 +31,11 @@ METHODS = {
 DEFAULT_ALGORITHM = "EntropyCalibration2"
 _ALGORITHM_OF = {"entropy": DEFAULT_ALGORITHM, "minmax": "MinMaxCalibration", "legacy": LEGACY}
 _LEGACY_DEFAULTS = {"regression_cutoff": 1.0, "quantile": 0.9999}
+
+END = "\r\n\0"
+"""What may follow the last scale; a program in C that writes its string's terminator leaves a zero byte."""
+HEADER_KEYS = ("tensorrt_algorithm", "tensorrt_version")
+"""Parameters of a table that keep the header it was read with; a writer may be asked for others."""
 
 _TRT_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9_]+)")
 _LEGACY_HEADER = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
@@ -65,25 +70,55 @@ def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTa
             infinite or NaN scale; source and line number are named.
     """
     text = decode(data, source)
-    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    check_count(text.count("\n") - 1, source)
+    lines = [line.removesuffix("\r") for line in text.rstrip(END).split("\n")]
     method, parameters = _read_header(lines[0], source)
     entries: dict[str, Entry] = {}
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not (match := _LINE.fullmatch(line)):
-            raise TableError(f"{source}, line {number}: expected `name: hexadecimal scale`, found {_cut(line)!r}.")
+            raise TableError(f"{source}, line {number}: expected `name: hexadecimal scale`, found {shorten(line)!r}.")
         name, digits = match.groups()
         if name in first_line:
-            message = f"{source}, line {number}: the tensor {_cut(name)!r} stands in line {first_line[name]} already."
+            message = (
+                f"{source}, line {number}: the tensor {shorten(name)!r} stands in line {first_line[name]} already."
+            )
             raise TableError(message, "Remove one of the two.")
         bits = int(digits, 16)
         if bits >= _INFINITY_BITS:  # the sign bit, all infinities and all NaNs lie up here
             value = np.uint32(bits).view(np.float32)
-            message = f"{source}, line {number}: the scale {digits} of {_cut(name)!r} is {value}; no build can use it."
+            message = (
+                f"{source}, line {number}: the scale {digits} of {shorten(name)!r} is {value}; no build can use it."
+            )
             raise TableError(message, "Calibrate again; a finite scale of 0 or more is expected.")
         first_line[name] = number
         entries[name] = Entry(np.uint32(bits).view(np.float32), method=method)
     return CalibrationTable(entries, algorithm=method, parameters=parameters)
+
+
+def looks_like(text: str) -> bool:
+    """Whether the first line is a header, of a known calibrator or not."""
+    first = text[:256].partition("\n")[0].removesuffix("\r")
+    return first.startswith("TRT-") or _LEGACY_HEADER.fullmatch(first) is not None
+
+
+def version_number(text: str) -> int:
+    """The number in a header for a version: "8.6" gives 8600, "10.3.0" gives 100300; a number stays as it is.
+
+    Raises:
+        TableError: it is no version.
+    """
+    match = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,2})(?:\.([0-9]{1,2}))?", text)
+    if match is None:
+        if re.fullmatch(r"[0-9]{4,9}", text):
+            return int(text)
+        raise TableError(f"{text!r} is no TensorRT version.", "Give one such as 8.6 or 10.3.0.")
+    return header_number(*(int(part or 0) for part in match.groups()))
+
+
+def header_number(major: int, minor: int, patch: int = 0) -> int:
+    """A version as TensorRT writes it into headers: 8600 for 8.6.0, and since TensorRT 10 100300 for 10.3.0."""
+    return major * (10000 if major >= 10 else 1000) + minor * 100 + patch
 
 
 def _header(table: CalibrationTable, algorithm: str | None, version: int | None) -> str:
@@ -112,7 +147,7 @@ def _read_header(line: str, source: str) -> tuple[str, dict[str, Any]]:
             return METHODS[LEGACY], {"quantile": quantile, "regression_cutoff": cutoff}
     known = ", ".join(name for name in METHODS if name != LEGACY)
     raise TableError(
-        f"{source}, line 1: expected a table's start, found {_cut(line)!r}.",
+        f"{source}, line 1: expected a table's start, found {shorten(line)!r}.",
         f"A TensorRT cache starts with TRT-<version>-<algorithm> (one of {known}) or, for the Legacy calibrator, "
         "with 0 <cutoff> <quantile>; a JSON table with {.",
     )
@@ -123,8 +158,3 @@ def _f64_hex(name: str, value: Any) -> str:
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise TableError(f"The Legacy parameter {name!r} is {value!r}, expected a number from 0 to 1.")
     return f"{int.from_bytes(struct.pack('>d', value), 'big'):x}"
-
-
-def _cut(text: str) -> str:
-    """`text` short enough for a message."""
-    return text if len(text) <= 80 else f"{text[:77]}..."

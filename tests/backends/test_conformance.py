@@ -20,6 +20,9 @@ all_backends = pytest.mark.parametrize("name", ALL)
 real_backends = pytest.mark.parametrize("name", REAL)
 
 
+INT8_KERNELS = ("FullyConnected i8", "MatMulIntegerToFloat")
+
+
 @pytest.fixture(scope="module")
 def dynamic(make_transformer):
     return make_transformer()
@@ -310,6 +313,10 @@ class TestArithmetic:
         with get_backend(name).compile(graph.proto, "int8", threads=1) as engine:
             assert engine.compute == "int8+f32"
             assert (engine.int8_ops, engine.float_ops) == (6, 3)
+            audit = engine.details["audit"]
+            named = sorted(part.partition("/")[0].partition(".")[0] for part in audit["float_products"])
+            assert named == ["context_heads", "logits", "scores"]
+            assert sum(n for kind, n in audit["kernel_counts"].items() if kind.startswith(INT8_KERNELS)) == 6
             logits = engine.infer(make_feed())["logits"]
         expected = reference(graph, make_feed())["logits"]
         assert np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()

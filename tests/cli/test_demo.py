@@ -30,6 +30,7 @@ def test_the_demo_runs_int8_and_keeps_its_accuracy(cli, tmp_path):
     assert rows["fp32"]["metrics"]["accuracy"]["value"] > 0.78
     assert abs(rows["int8"]["metrics"]["accuracy"]["value"] - rows["fp32"]["metrics"]["accuracy"]["value"]) < 0.04
     assert rows["int8"]["against_fp32"]["agreement"] > 0.95
+    assert 4_000_000 < (tmp_path / "report.html").stat().st_size < 10_000_000
     assert rows["int8"]["size_bytes"] < 0.8 * rows["fp32"]["size_bytes"]
 
 

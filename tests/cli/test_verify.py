@@ -36,6 +36,8 @@ def test_a_cache_is_verified_by_the_method_it_names(cli, tables):
     code, out, _ = cli("verify", tables / "entropy.cache", "--histograms", tables / "histograms.npz")
     assert code == 0
     assert "equal" in out
+    quiet = cli("verify", tables / "entropy.cache", "--histograms", tables / "histograms.npz", "--quiet")
+    assert quiet == (0, "", "")
 
 
 def test_a_changed_scale_is_found_and_measured(cli, tables):

@@ -62,4 +62,4 @@ def backend(plans_dir: str, monkeypatch: pytest.MonkeyPatch):
     from quantkit.backends.trt.backend import TensorRTBackend
 
     monkeypatch.setenv("QUANTKIT_CACHE", plans_dir)
-    return TensorRTBackend(level=1)
+    return TensorRTBackend(level=0)

@@ -27,14 +27,14 @@ def test_an_imported_graph_gives_the_cpu_s_logits(backend, network, feed, refere
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_network_api_gives_the_cpu_s_logits(backend, tiny_bert_dir, feed, reference, dense, norm) -> None:
     given = feed(4, 16)
-    options = BuildOptions("fp32", "api", dense=dense, norm=norm, level=1)
+    options = BuildOptions("fp32", "api", dense=dense, norm=norm, level=0)
     with backend.build(Source("", str(tiny_bert_dir), batch=4, seq_len=16), options) as engine:
         assert np.abs(engine.infer(given)["logits"] - reference(given)).max() < 1e-3
 
 
 @pytest.mark.parametrize("network_way", ["onnx", "api"])
 def test_any_shape_inside_the_profile(backend, network, tiny_bert_dir, feed, reference, network_way) -> None:
-    options = BuildOptions("fp32", network_way, profiles=(RANGE,), level=1)
+    options = BuildOptions("fp32", network_way, profiles=(RANGE,), level=0)
     source = network.proto if network_way == "onnx" else Source("", str(tiny_bert_dir))
     with backend.build(source, options) as engine:
         for shape in ((1, 8), (4, 16), (8, 32), (3, 9), (1, 32)):
@@ -46,7 +46,7 @@ def test_any_shape_inside_the_profile(backend, network, tiny_bert_dir, feed, ref
 
 
 def test_two_profiles(backend, network, feed, reference) -> None:
-    options = BuildOptions("fp32", profiles=(ShapeRange.fixed(1, 8), ShapeRange((2, 8), (4, 16), (8, 32))), level=1)
+    options = BuildOptions("fp32", profiles=(ShapeRange.fixed(1, 8), ShapeRange((2, 8), (4, 16), (8, 32))), level=0)
     with backend.build(network.proto, options) as engine:
         for shape in ((1, 8), (8, 32), (1, 8), (2, 8)):
             given = feed(*shape)
@@ -76,14 +76,14 @@ def test_masked_lm_head_agrees_with_the_cpu(backend, tmp_path, tiny_bert_dir, fe
     with get_backend("onnxruntime").compile(graph, "fp32") as cpu:
         expected = cpu.infer(given)["logits"]
     source = Source("", str(tmp_path), head="masked-lm", batch=2, seq_len=16)
-    with backend.build(source, BuildOptions("fp32", "api", level=1)) as engine:
+    with backend.build(source, BuildOptions("fp32", "api", level=0)) as engine:
         logits = engine.infer(given)["logits"]
         assert logits.shape == (2, 16, vocab)
         assert np.abs(logits - expected).max() < 1e-3
 
 
 def test_cuda_graphs_give_the_same(backend, network, feed) -> None:
-    options = BuildOptions("fp32", profiles=(RANGE,), level=1)
+    options = BuildOptions("fp32", profiles=(RANGE,), level=0)
     given = [feed(*shape) for shape in ((1, 8), (4, 16), (8, 32), (3, 9), (2, 16), (4, 16))]
     with backend.build(network.proto, options) as plain:
         expected = [plain.infer(one)["logits"] for one in given]
@@ -95,7 +95,7 @@ def test_cuda_graphs_give_the_same(backend, network, feed) -> None:
 
 
 def test_threads_with_a_context_each(backend, network, feed) -> None:
-    options = BuildOptions("fp32", profiles=(RANGE,), level=1)
+    options = BuildOptions("fp32", profiles=(RANGE,), level=0)
     with backend.build(network.proto, options) as engine:
         feeds = [feed(1 + i % 8, 8 + i, i) for i in range(12)]
         expected = [engine.infer(one)["logits"] for one in feeds]
@@ -119,7 +119,7 @@ def test_threads_with_a_context_each(backend, network, feed) -> None:
 def test_device_memory_stays(backend, network, feed) -> None:
     from quantkit.backends.trt.cuda import device
 
-    options = BuildOptions("fp32", profiles=(RANGE,), level=1)
+    options = BuildOptions("fp32", profiles=(RANGE,), level=0)
     with backend.build(network.proto, options) as engine:
         feeds = [feed(1 + i % 8, 8 + 2 * i, i) for i in range(12)]
         for one in feeds:

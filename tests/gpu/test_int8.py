@@ -74,7 +74,7 @@ def test_a_table_is_used(backend, network, tiny_bert_dir, histograms, feed, refe
     table = table_from(histograms, calibrator, calibrate_histograms(histograms, calibrator))
     given = feed(4, 16)
     source = network.fixed(4, 16) if way == "onnx" else Source("", str(tiny_bert_dir), batch=4, seq_len=16)
-    with replace(backend, timeout_s=120).build(source, BuildOptions("int8", way, ranges, level=1), table) as engine:
+    with replace(backend, timeout_s=120).build(source, BuildOptions("int8", way, ranges, level=0), table) as engine:
         assert np.abs(engine.infer(given)["logits"] - reference(given)).max() < 0.5
         assert len(engine.audit.scales_used) > 50
 
@@ -94,11 +94,11 @@ def test_missing_tensors_are_listed_and_a_foreign_table_is_refused(backend, netw
     calibrator = make_calibrator("minmax")
     table = table_from(histograms, calibrator, calibrate_histograms(histograms, calibrator))
     some = CalibrationTable({name: table[name] for name in table.names[:20]}, "minmax")
-    with backend.build(network.fixed(4, 16), BuildOptions("int8", ranges="cache", level=1), some) as engine:
+    with backend.build(network.fixed(4, 16), BuildOptions("int8", ranges="cache", level=0), some) as engine:
         assert set(engine.audit.scales_missing) == set(network.activations()) - set(some.names)
     with pytest.raises(TableError, match="another model's"):
         foreign = CalibrationTable({"nothing": Entry(np.float32(1))})
-        backend.build(network.fixed(4, 16), BuildOptions("int8", ranges="cache", level=1), foreign)
+        backend.build(network.fixed(4, 16), BuildOptions("int8", ranges="cache", level=0), foreign)
 
 
 def test_a_bad_batch_raises(backend, network, feed) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from quantkit.errors import StorageError, TableError, UnknownNameError
-from quantkit.tables import CalibrationTable, Entry, load_table
-from quantkit.tables import table as table_module
+from quantkit.tables import CalibrationTable, Entry, formats, load_table
 
 
 def small_table() -> CalibrationTable:
@@ -90,7 +89,7 @@ def test_files_that_cannot_be_tables(tmp_path, monkeypatch):
         load_table(tmp_path)
     path = tmp_path / "big.cache"
     path.write_bytes(b"TRT-8600-EntropyCalibration2\n")
-    monkeypatch.setattr(table_module, "MAX_BYTES", 10)
+    monkeypatch.setattr(formats, "MAX_BYTES", 10)
     with pytest.raises(TableError, match=r"big\.cache has 29 bytes; a table of more than 10 is not read"):
         load_table(path)
 

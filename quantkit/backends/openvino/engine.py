@@ -130,6 +130,7 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Ope
         int8_ops=execution.int8_ops,
         float_ops=execution.float_ops,
         notes=(*_notes(precision, execution), *_thread_notes(compiled, threads)),
+        audit=execution.audit,
     )
     return OpenVINOEngine(info, compiled, proto)
 

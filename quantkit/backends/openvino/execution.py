@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _PRODUCTS = frozenset({"FullyConnected", "MatMul"})
@@ -21,10 +21,24 @@ _CARRIERS = frozenset({"Const", "Input", "Output", "Convert", "Reorder", "Reshap
 
 @dataclass(frozen=True)
 class Execution:
-    """Matrix products by precision ("f32", "bf16", "i8" ...) and the other arithmetic nodes by precision."""
+    """What the kernels of a compiled model compute.
+
+    Attributes:
+        products: matrix products by precision ("f32", "bf16", "i8" ...).
+        others: the other arithmetic nodes by precision.
+        floats: names of the products that run in floating point, in the order of execution.
+        kernels: kind and precision ("FullyConnected i8") -> number of nodes.
+    """
 
     products: Counter[str]
     others: Counter[str]
+    floats: tuple[str, ...] = ()
+    kernels: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """JSON values for an engine's audit."""
+        return {"kernel_counts": dict(sorted(self.kernels.items())), "float_products": list(self.floats)}
 
     @property
     def int8_ops(self) -> int:
@@ -63,16 +77,22 @@ def read_execution(compiled: Any, matmuls: Iterable[str]) -> Execution:
     names = frozenset(matmuls)
     products: Counter[str] = Counter()
     others: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    floats: list[str] = []
     for node in compiled.get_runtime_model().get_ops():
         info = node.get_rt_info()
         kind, precision = _text(info, "layerType"), _text(info, "runtimePrecision")
+        if kind not in _CARRIERS:
+            kernels[f"{kind} {precision}"] += 1
+        inside = [name for name in _text(info, "originalLayersNames").split(",") if name in names]
         if kind in _PRODUCTS:
-            products[precision] += 1
-        elif inside := sum(name in names for name in _text(info, "originalLayersNames").split(",")):
-            products[precision] += inside
+            inside = inside[:1] or [node.get_friendly_name()]
+        if inside:
+            products[precision] += len(inside)
+            floats += inside if precision in _FLOATS else []
         elif kind not in _CARRIERS:
             others[precision] += 1
-    return Execution(products, others)
+    return Execution(products, others, tuple(floats), kernels)
 
 
 def _text(info: Any, key: str) -> str:

@@ -61,10 +61,12 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
     data = serialized(proto)
     if precision == "int8":
         unsigned, changed = with_unsigned_activations(proto)
-        session, kernels = _int8_session(serialized(unsigned) if changed else data, threads)
+        session, nodes = _int8_session(serialized(unsigned) if changed else data, threads)
     else:
         changed = 0
-        session, kernels = runtime.session(data, threads), Counter(node.op_type for node in proto.graph.node)
+        session, nodes = runtime.session(data, threads), proto.graph.node
+    kernels = Counter(node.op_type for node in nodes)
+    floats = [node.name for node in nodes if node.op_type in _FLOAT_PRODUCTS]
     int8_ops = sum(kernels[kind] for kind in _INT8_PRODUCTS)
     float_ops = sum(kernels[kind] for kind in _FLOAT_PRODUCTS)
     info = EngineInfo(
@@ -74,19 +76,20 @@ def compile_engine(proto: ModelProto, precision: Precision, threads: int) -> Onn
         int8_ops=int8_ops,
         float_ops=float_ops,
         notes=_notes(changed, int8_ops, float_ops) if precision == "int8" else (),
+        audit={"kernel_counts": dict(sorted(kernels.items())), "float_products": floats} if precision == "int8" else {},
     )
     return OnnxRuntimeEngine(info, session, proto)
 
 
-def _int8_session(data: bytes, threads: int) -> tuple[Any, Counter[str]]:
-    """A session for a Q/DQ graph, and how many kernels of each kind it executes."""
+def _int8_session(data: bytes, threads: int) -> tuple[Any, Any]:
+    """A session for a Q/DQ graph, and the nodes that it executes."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
         path = Path(folder) / "optimized.onnx"
         session = runtime.session(data, threads, disabled=_BLOCKS_INT8, save_to=path)
         executed = onnx.load(str(path), load_external_data=False)
-    return session, Counter(node.op_type for node in executed.graph.node)
+    return session, executed.graph.node
 
 
 def _notes(changed: int, int8_ops: int, float_ops: int) -> tuple[str, ...]:

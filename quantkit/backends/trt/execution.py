@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ class Execution:
         with self._owner.current():
             layout = self._prepare(feed)
             self._copy_in(layout)
-            self._execute(layout)
+            self._ready(layout)()
             self._copy_out(layout)
             self._stream.synchronize()
             return self._results(layout)
@@ -173,9 +174,10 @@ class Execution:
             layout = self._prepare(feed)
             self._events[0].record(self._stream)
             self._copy_in(layout)
-            self._events[1].record(self._stream)
+            start = self._ready(layout)  # what needs no GPU comes before the event: the GPU would wait for it
             before = clock()
-            self._execute(layout)
+            self._events[1].record(self._stream)
+            start()
             enqueue = clock() - before
             self._events[2].record(self._stream)
             self._copy_out(layout)
@@ -246,15 +248,14 @@ class Execution:
         """Enqueues the one copy that brings all outputs back."""
         driver().memcpy_dtoh_async(self._out.host[: layout.output_bytes], self._out.device, self._stream)
 
-    def _execute(self, layout: Layout) -> None:
-        """Enqueues the computation, or its graph."""
+    def _ready(self, layout: Layout) -> Callable[[], None]:
+        """What enqueues the computation, or its graph, when it is called."""
         layout.runs += 1
         if self._graphs and layout.graph is None and layout.runs > 1 and not self.graph_refusal:
             self._capture(layout)
         if layout.graph is not None:
-            layout.graph.launch(self._stream.handle)
-        else:
-            layout.context.enqueue()
+            return partial(layout.graph.launch, self._stream.handle)
+        return layout.context.enqueue
 
     def _capture(self, layout: Layout) -> None:
         """Captures the computation; an engine that cannot be captured runs without, and says so."""

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from quantkit.errors import BackendError
+from quantkit.tables.trt_text import header_number
 
 _NUMBER = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -23,9 +24,7 @@ class Version(NamedTuple):
     @property
     def number(self) -> int:
         """The version as calibration caches write it: 8600 for 8.6.0, 100300 for 10.3.0."""
-        if self.major >= 10:
-            return self.major * 10000 + self.minor * 100 + self.patch
-        return self.major * 1000 + self.minor * 100 + self.patch
+        return header_number(*self)
 
 
 def parse_version(text: str) -> Version:

@@ -44,6 +44,7 @@ GEMMS = [
     "name, expected",
     [
         ("sm80_xmma_gemm_i8i8_i8i32_f32_tn_n_tilesize128x128x64_stage3", "int8"),
+        ("sm90_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize64x64x128_cgasize1x2x1", "int8"),
         ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize64x64x64_warpgroupsize1x1x1", "fp16"),
         ("sm80_xmma_gemm_tf32tf32_tf32f32_f32_nn_n_tilesize32x32x32", "tf32"),
         ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n", "bf16"),

@@ -180,10 +180,12 @@ def test_audit_of_a_plan_and_of_a_stranger_s(common, tmp_path, cli) -> None:
     code, out, _ = cli("audit", tmp_path / "copy.plan", "--trust", "--json")
     assert code == 0
     assert json.loads(out)["layers"] == 2
+    _, out, _ = cli("audit", plan, "--quiet")
+    assert out.splitlines() == json.loads(cli("audit", plan, "--json")[1])["verdict"]
 
 
 def test_doctor_prints_the_table(fake_trt, cli) -> None:
-    code, out, _ = cli("doctor")
+    code, out, _ = cli("doctor", "--all")
     assert code == 0
     assert "tensorrt calibrators: yes. Entropy, Entropy2, MinMax and Legacy calibrators." in " ".join(out.split())
     assert "tensorrt int64: no." in out
