@@ -175,7 +175,7 @@ class NncfRunner(CheckedRunner):
             subset_size=len(feeds),
         )
         inputs = graph_inputs(graph)
-        super().__init__("nncf", specs_of(inputs), specs_of(graph.output), symbols_of(inputs), rows_of(graph))
+        super().__init__("nncf", specs_of(inputs), specs_of(graph.graph.output), symbols_of(inputs), rows_of(graph))
         self._feeder = Feeder(compile_model(model, "int8", bench.threads), self.inputs)
 
     def _run(self, feed: dict[str, Any]) -> dict[str, Any]:
