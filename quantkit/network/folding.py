@@ -2,9 +2,9 @@
 
 Two things waste a range that all channels of an activation share:
 
-- Channels whose values lie off zero, each by its own amount. A shift subtracts each channel's mean and gives it back in
-  the biases behind (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145; here the mean instead of the middle of the
-  range, and folded into constants entirely, residual connections included).
+- Channels whose values lie off zero, each by its own amount. A shift subtracts the middle of each channel's range and
+  gives it back in the biases behind (Outlier Suppression+, Wei et al. 2023, arXiv:2304.09145; here folded entirely
+  into constants where the tensor is a LayerNorm's result, residual connections included).
 - Channels of different widths. Smoothing divides wide channels by a factor in front of the quantizer and multiplies the
   weights that read them (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438; here the factor is not folded into the norm,
   because the residual connection reads the norm's result too, but into the quantizer: runtimes fuse the Mul).

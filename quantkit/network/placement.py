@@ -42,20 +42,20 @@ class Placement:
         self.readers.setdefault(tensor, []).append((node, position))
 
 
-def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, smoothed: Collection[str] = ()) -> Placement:
+def place(index: GraphIndex, table: CalibrationTable, plan: PrecisionPlan, changed: Collection[str] = ()) -> Placement:
     """What `plan` quantizes in a graph with the ranges of `table`.
 
     Args:
         index: of the graph.
         table: its ranges.
         plan: what is to be quantized.
-        smoothed: tensors whose pair holds them with other factors a channel; residual connections cannot read it.
+        changed: tensors whose pair holds them with other channels; residual connections cannot read it.
 
     Raises:
         ModelError: no encoder layer was recognised in the graph.
         TableError: the table has not one of the tensors that are needed.
     """
-    return _EncoderPlacer(index, table.entries, plan, smoothed).run()
+    return _EncoderPlacer(index, table.entries, plan, changed).run()
 
 
 def requirements(index: GraphIndex, plan: PrecisionPlan) -> list[str]:
@@ -84,10 +84,8 @@ def _recognised(index: GraphIndex) -> Encoder:
 class Placer:
     """One decision: the ranges asked for so far, and what became of them. What is placed, subclasses say."""
 
-    def __init__(
-        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, smoothed: Collection[str] = ()
-    ) -> None:
-        self.index, self.entries, self.plan, self.smoothed = index, entries, plan, smoothed
+    def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
+        self.index, self.entries, self.plan = index, entries, plan
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
 
@@ -154,13 +152,13 @@ class Placer:
 
 
 class _EncoderPlacer(Placer):
-    """The placement of a plan's mode in the encoder layers."""
+    """The placement of a plan's mode in the encoder layers; residuals do not read the pairs of `changed` tensors."""
 
     def __init__(
-        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, smoothed: Collection[str] = ()
+        self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan, changed: Collection[str] = ()
     ) -> None:
-        super().__init__(index, entries, plan, smoothed)
-        self.encoder = _recognised(index)
+        super().__init__(index, entries, plan)
+        self.encoder, self.changed = _recognised(index), changed
 
     def place_all(self) -> None:
         """Everything the plan's mode covers."""
@@ -208,7 +206,7 @@ class _EncoderPlacer(Placer):
                     continue
                 if self.taken_out(node.name, [node.name, node.output[0]], None):
                     continue
-                if tensor in self.smoothed:
-                    self.placement.skipped[node.name] = f"the pair of {tensor} holds smoothed channels"
+                if tensor in self.changed:
+                    self.placement.skipped[node.name] = f"the pair of {tensor} holds changed channels"
                 else:
                     self.placement.read(tensor, grid, node.name, list(node.input).index(tensor))

@@ -35,6 +35,8 @@ from quantkit.qparams import quantize, weight_scales
 if TYPE_CHECKING:
     from quantkit.tables.table import CalibrationTable
 
+Rule = Callable[[GraphIndex, "CalibrationTable", PrecisionPlan], Placement]
+"""What decides a placement by its own rules."""
 Multipliers = dict[str, tuple[str, npt.NDArray[np.float32]]]
 """Activation -> how its product with the second is called, and what it is multiplied by in front of its pair."""
 MIN_OPSET = 13  # the first whose DequantizeLinear has an axis
@@ -65,22 +67,22 @@ def insert_qdq(
     plan: PrecisionPlan,
     refinement: Refinement | None = None,
     *,
-    rule: Callable[[GraphIndex, CalibrationTable, PrecisionPlan], Placement] | None = None,
+    rule: Rule | None = None,
 ) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
-    <tensor>.zero_point, and <tensor>.smoothed or .scaled where a Mul stands in front of the pair. A factor behind the
-    first attention product, where that is quantized, goes to the query, and the unscaled scores are gone with it. A
-    tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32 and are
-    listed with the reason.
+    <tensor>.zero_point, and <tensor>.smoothed, .scaled or .shifted where a Mul or an Add stands in front. A factor
+    behind the first attention product, where that is quantized, goes to the query, and the unscaled scores are gone
+    with it. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32
+    and are listed with the reason.
 
     Args:
         proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
         table: ranges of the network as it is.
         plan: what becomes INT8; any plan goes with any refinement.
         refinement: changed constants with the ranges that go with them, weights rounded with care, corrected biases.
-        rule: decides where pairs go; the placement of the plan's mode in the encoder layers when None.
+        rule: decides where pairs go; None is the encoder layers' placement of the plan's mode.
 
     Raises:
         ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
@@ -95,7 +97,7 @@ def insert_qdq(
     refined = refinement or Refinement()
     index = GraphIndex(proto.graph)
     ranges = refined.table(table)
-    placement = rule(index, ranges, plan) if rule is not None else place(index, ranges, plan, refined.factors)
+    placement = place(index, ranges, plan, refined.changed) if rule is None else rule(index, ranges, plan)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
     multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
@@ -179,6 +181,12 @@ class _Rewriter:
             self._describe(tensor, source, TensorProto.FLOAT)
             multiplier = self._constant(f"{tensor}.{what}.by", factors)
             nodes.append(helper.make_node("Mul", [tensor, multiplier], [source], name=source))
+        if tensor in self.refinement.summands:
+            shifted = self._fresh(f"{tensor}.shifted")
+            self._describe(tensor, shifted, TensorProto.FLOAT)
+            summand = self._constant(f"{tensor}.shifted.by", self.refinement.summands[tensor])
+            nodes.append(helper.make_node("Add", [source, summand], [shifted], name=shifted))
+            source = shifted
         return [
             *nodes,
             helper.make_node("QuantizeLinear", [source, scale, zero_point], [codes], name=codes),

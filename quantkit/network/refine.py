@@ -2,7 +2,8 @@
 
 Steps, each of which can be left out; those that are made come in this order:
 
-    shift   subtracts each channel's mean from the results of LayerNorms, folded into constants
+    shift   subtracts the middle of each channel's range: folded into constants at the results of LayerNorms, else in
+            front of the quantizer, and given back in the biases
     smooth  evens out the channels in front of each quantizer; strength by the error measured on rows kept for it
     range   chooses each activation's range by that error, instead of by its histogram
     round   rounds weights so that their errors cancel
@@ -84,17 +85,20 @@ def refine(
         progress: told after each edge.
     """
     edges, folder = find_edges(index), Folder(index)
-    seen = dict(moments)
-    if SHIFT in steps:
-        for edge in edges:
-            if edge.offset:
-                centre = seen[edge.tensor].mean
-                folder.shift(edge, centre)
-                seen[edge.tensor] = shifted(seen[edge.tensor], centre)
+    seen, centres = dict(moments), dict[str, Floats]()
+    for edge in edges if SHIFT in steps else ():
+        centre = middle(seen[edge.tensor])
+        if edge.offset:
+            folder.shift(edge, centre)
+        elif plan.places.residual and edge.shared:
+            continue
+        else:
+            centres[edge.tensor] = centre
+        seen[edge.tensor] = shifted(seen[edge.tensor], centre)
     results = []
     for edge in edges:
         residual = plan.places.residual and edge.shared
-        work = _Work(edge, seen[edge.tensor], folder, plan.symmetric, steps)
+        work = _Work(edge, seen[edge.tensor], centres.get(edge.tensor), folder, plan.symmetric, steps)
         results.append(work.run(range_of, smooth=SMOOTH in steps and not residual))
         if progress is not None:
             progress(len(results), len(edges))
@@ -103,6 +107,7 @@ def refine(
         weights={name: weight for result in results for name, weight in result.weights.items()},
         biases={name: bias for result in results for name, bias in result.biases.items()},
         factors={result.tensor: result.factors for result in results if result.factors is not None},
+        summands={result.tensor: result.summand for result in results if result.summand is not None},
         entries={result.tensor: result.entry for result in results if result.entry is not None},
         steps=tuple(step for step in STEPS if step in steps),
         edges=tuple(result.summary for result in results),
@@ -117,16 +122,18 @@ class _Result:
     weights: dict[str, QuantizedWeight]
     biases: dict[str, Vector]
     factors: Vector | None
+    summand: Vector | None
     entry: Entry | None
     summary: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """One edge after the shift: its moments, and the constants as they stand."""
+    """One edge after the shift: its moments, what of the shift is no constant of the graph, and the constants."""
 
     edge: Edge
     moments: Moments
+    centre: Floats | None
     folder: Folder
     symmetric: bool
     steps: Sequence[str]
@@ -140,17 +147,13 @@ class _Work:
             weights = [weight * factors[:, None] for weight in weights]
         entry = self._entry(moments, weights, range_of, changed=factors is not None or SHIFT in self.steps)
         quantized = self._rounded(weights, moments)
-        biases = {}
-        if BIAS in self.steps:
-            for reader, weight, codes in zip(self.edge.readers, weights, quantized, strict=True):
-                lost = weight.astype(np.float64) - codes.values
-                biases[reader.bias] = (moments.mean @ lost).astype(np.float32)
+        biases = self._biases(weights, quantized, moments)
         names = [reader.product.weight for reader in self.edge.readers]
         # What is rounded to the nearest and not smoothed, insert_qdq makes itself.
         kept = factors is not None or ROUND in self.steps
         summary = {
             "tensor": self.edge.tensor,
-            "shifted": SHIFT in self.steps and bool(self.edge.offset),
+            "shifted": SHIFT in self.steps and (bool(self.edge.offset) or self.centre is not None),
             "strength": strength,
             "low": None if entry is None else entry.minimum,
             "high": None if entry is None else entry.maximum,
@@ -160,9 +163,32 @@ class _Work:
             dict(zip(names, quantized, strict=True)) if kept else {},
             biases,
             None if factors is None else (1 / factors).astype(np.float32),
+            self._summand(factors),
             entry,
             summary,
         )
+
+    def _summand(self, factors: Vector | None) -> Vector | None:
+        """What is added in front of the quantizer, after the factors."""
+        if self.centre is None:
+            return None
+        return (-self.centre if factors is None else -self.centre / factors).astype(np.float32)
+
+    def _biases(
+        self, weights: Sequence[Vector], quantized: Sequence[QuantizedWeight], moments: Moments
+    ) -> dict[str, Vector]:
+        """What the products' biases take: the shift in front of the quantizer, and what rounding costs on average."""
+        if self.centre is None and BIAS not in self.steps:
+            return {}
+        biases = {}
+        for reader, weight, codes in zip(self.edge.readers, weights, quantized, strict=True):
+            taken = np.zeros(weight.shape[1])
+            if BIAS in self.steps:
+                taken += moments.mean @ (weight.astype(np.float64) - codes.values)
+            if self.centre is not None:
+                taken += self.centre @ self.folder.value(reader.product.weight).astype(np.float64)
+            biases[reader.bias] = taken.astype(np.float32)
+        return biases
 
     def _smoothing(self, weights: Sequence[Vector]) -> tuple[float | None, Vector | None]:
         """The strength that costs least on the rows kept for it, with its factors; None where none gains anything."""
@@ -205,6 +231,11 @@ class _Work:
         ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
         parts = zip(np.split(joined.codes, ends, axis=1), np.split(joined.scales, ends), strict=True)
         return [QuantizedWeight(np.ascontiguousarray(codes), scales) for codes, scales in parts]
+
+
+def middle(moments: Moments) -> Floats:
+    """The middle of each channel's range, float64 (C,)."""
+    return (moments.low.astype(np.float64) + moments.high) / 2
 
 
 def full_range(moments: Moments) -> tuple[float, float]:

@@ -26,7 +26,8 @@ class Refinement:
             Used where the product is quantized.
         biases: bias behind a product -> what to add to it where the product is quantized, float32 (outputs,).
         factors: activation -> float32 (C,), what it is multiplied by in front of its quantizer.
-        entries: activation -> the range of what is quantized: after `constants` and `factors`.
+        summands: activation -> float32 (C,), what is added after that; made up for in `biases`.
+        entries: activation -> the range of what is quantized: after `constants`, `factors` and `summands`.
         steps: names of the steps that were made.
         edges: what was decided for each activation, as JSON values for the record.
     """
@@ -35,9 +36,15 @@ class Refinement:
     weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
     biases: Mapping[str, Vector] = field(default_factory=dict)
     factors: Mapping[str, Vector] = field(default_factory=dict)
+    summands: Mapping[str, Vector] = field(default_factory=dict)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     edges: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Activations whose pairs hold something else than their values; only products refined for it can read them."""
+        return frozenset(self.factors.keys() | self.summands.keys())
 
     def model(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The FP32 network with the changed constants: another network with the same function."""

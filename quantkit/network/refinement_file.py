@@ -62,7 +62,7 @@ def load_refinement(path: Path) -> tuple[Refinement, float]:
             names = header["names"]
             parts = {
                 part: {name: arrays[f"{part}/{i}"] for i, name in enumerate(names[part])}
-                for part in ("constants", "biases", "factors")
+                for part in ("constants", "biases", "factors", "summands")
             }
             weights = {
                 name: QuantizedWeight(arrays[f"codes/{i}"], arrays[f"scales/{i}"])
@@ -81,4 +81,5 @@ def _parts(refinement: Refinement) -> dict[str, dict[str, Any]]:
         "constants": dict(refinement.constants),
         "biases": dict(refinement.biases),
         "factors": dict(refinement.factors),
+        "summands": dict(refinement.summands),
     }
