@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, run, verify
+from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, plugins, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ for name, command in (
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
+app.add_typer(plugins.app, name="plugins")
 
 
 def main() -> None:

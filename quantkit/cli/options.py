@@ -71,7 +71,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
         ENGINES,
     ),
-    "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
+    "network": (str, ("--network",), "How the network is made: onnx (parser), api (network API) or plugins.", TENSORRT),
     "ranges": (
         str,
         ("--ranges",),
@@ -79,6 +79,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         TENSORRT,
     ),
     "shapes": (str, ("--shapes",), "Dynamic shapes, min:opt:max, for example 1x8:16x64:32x128.", TENSORRT),
+    "packed": (bool, ("--packed/--padded",), "Pack sentences without padding (--network plugins).", TENSORRT),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
@@ -89,7 +90,7 @@ MODEL_AND_DATA = (
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric")
-ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
+ENGINE = ("network", "ranges", "shapes", "packed", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 
 
