@@ -352,6 +352,11 @@ class TensorRTBackend(Backend):
         scales = {} if table is None else {name: float(scale) for name, scale in table.scales.items()}
         what: dict[str, Any] = {"table": scales, "options": options.to_json(), "tensorrt": str(able.version)}
         what["gpu"] = plans.gpu_text(able.gpu) if able.gpu else ""
+        if options.network == "plugins" and able.gpu:
+            from quantkit.backends.trt.plugins.compiler import find_library
+
+            # A plan holds what the plugins' sources of its day wrote into it.
+            what["plugins"] = find_library(able.gpu.compute_capability, able.version).parent.name
         if isinstance(source, Source):
             data, rules = b"", Rules.of_bert(Path(source.model))
             hashed = folder_hash(Path(source.model), source.adapter)

@@ -3,7 +3,9 @@
 Seven kernels a layer: query, key and value as one product; attention; its output product; residual and LayerNorm; the
 two products of the feed-forward part, the first with GELU; residual and LayerNorm again. In INT8 the products read and
 write INT8 with the scales of a calibration table, weights have a scale for every output, and sums that LayerNorm reads
-stay in FP16, as does the residual. Tensor names are those of `quantkit.network.bert`; what only this network has is
+stay in FP16, as does the residual. What a product reads is coded from its lowest to its highest value where the table
+knows both (GELU's result would waste half of the codes around zero): code = round(x / scale) + shift, and the product's
+bias makes up for the shift. Query, key and value are coded around zero. Tensor names are those of `quantkit.network.bert`; what only this network has is
 called "...@int8" and "layer0.attention.qkv".
 """
 
@@ -21,7 +23,7 @@ from quantkit.errors import BackendError, TableError
 from quantkit.network.bert import OUTPUT
 from quantkit.network.checkpoint import Weights
 from quantkit.network.config import BertConfig
-from quantkit.qparams import quantize, weight_scales
+from quantkit.qparams import INT8_MAX, quantize, weight_scales
 from quantkit.tables.table import CalibrationTable
 
 STARTS = "starts"
@@ -135,7 +137,7 @@ class PluginNetwork:
             **self.norm_values(f"{prefix}.LayerNorm"),
             "packed": int(starts is not None),
             "quantize": int(self.int8),
-            **self.scale_value("out_scale", name),
+            **self.code_values(name),
         }
         return self.two_outputs("QuantkitEmbedding", name, [ids, types, *([] if starts is None else [starts])], values)
 
@@ -163,7 +165,7 @@ class PluginNetwork:
             "longest": form.longest,
             "score_scale": float(scales[0] * scales[1] * head**-0.5),
             "value_scale": float(scales[2]),
-            **self.scale_value("out_scale", f"{name}.context"),
+            **self.code_values(f"{name}.context"),
         }
         context = self.plugin("QuantkitAttention", f"{name}.context", [qkv, lengths], values)[0]
         self.give_range(context, f"{name}.context")
@@ -181,7 +183,6 @@ class PluginNetwork:
             weight,
             bias,
             self.input_of(i, "ffn"),
-            out_scales=self.scale(inner),
             out_range=inner,
             gelu=True,
         )
@@ -227,25 +228,27 @@ class PluginNetwork:
             name: of its result.
             weight, bias: of the checkpoint.
             range_name: the table's name of the input.
-            out_scales: scale of the INT8 result, one for all outputs or one each; None for an FP16 result.
-            out_range: the table's name of the tensor that gives the result its range.
+            out_scales: scales of an INT8 result that is coded around zero, one for every output.
+            out_range: the table's name of the tensor that gives an INT8 result its range; empty for an FP16 one.
             gelu: whether GELU follows.
             half: compute in FP16 whatever the network is of.
         """
         int8 = self.int8 and not half
         outputs, inputs = weight.shape
         product = Product(INT8 if int8 else HALF, INT8 if int8 and out_range else HALF, outputs, inputs, gelu)
-        alpha, beta, rescaled = np.ones(outputs, np.float32), bias.astype(np.float32), 1.0
+        alpha, beta = np.ones(outputs, np.float32), bias.astype(np.float32)
         stored: npt.NDArray[Any] = weight.astype(np.float16).view(np.int16)
         if int8:
+            scale, shift = self.code(range_name)
             own = weight_scales(weight, 0)
             stored = quantize(weight, own[:, None])
-            alpha = (np.float32(self.scale(range_name)) * own).astype(np.float32)
-        if product.out_type == INT8:
-            if gelu:  # quantized after the activation, with one scale
-                rescaled = float(out_scales)
-            else:
-                alpha, beta = (alpha / out_scales).astype(np.float32), (beta / out_scales).astype(np.float32)
+            alpha = (np.float32(scale) * own).astype(np.float32)
+            beta = (beta - alpha * np.float32(shift) * stored.sum(axis=1, dtype=np.int64)).astype(np.float32)
+        code = {"out_scale": 1.0}
+        if product.out_type == INT8 and out_scales is not None:
+            alpha, beta = (alpha / out_scales).astype(np.float32), (beta / out_scales).astype(np.float32)
+        elif product.out_type == INT8:
+            code = self.code_values(out_range)
         values: dict[str, Any] = {
             "weight": stored,
             "alpha": alpha,
@@ -255,7 +258,7 @@ class PluginNetwork:
             "gelu": int(gelu),
             "n": outputs,
             "k": inputs,
-            "out_scale": rescaled,
+            **code,
         }
         if tiles := [number for pair in self.tiles(product) for number in pair]:
             values["tiles"] = np.array(tiles, np.int32)
@@ -272,7 +275,7 @@ class PluginNetwork:
             "residual_type": HALF,
             "out_type": HALF,
             "quantize": int(quantize),
-            **(self.scale_value("out_scale", name) if quantize else {}),
+            **(self.code_values(name) if quantize else {}),
         }
         return self.two_outputs("QuantkitNorm", name, [x, residual], values)
 
@@ -306,9 +309,22 @@ class PluginNetwork:
         self.used.append(name)
         return scale
 
-    def scale_value(self, field_name: str, name: str) -> dict[str, float]:
-        """A plugin's field with a scale; none in FP16."""
-        return {field_name: self.scale(name)} if self.int8 else {}
+    def code(self, name: str) -> tuple[float, int]:
+        """Scale of a tensor's INT8 codes and the code of zero: around zero when the table does not know its extremes."""
+        scale = self.scale(name)
+        entry = None if self.table is None else self.table[name]
+        if entry is None or entry.minimum is None or entry.maximum is None:
+            return scale, 0
+        low, high = min(max(entry.minimum, -entry.amax), 0.0), max(min(entry.maximum, entry.amax), 0.0)
+        own = (high - low) / (2 * INT8_MAX)
+        return (own, round(-low / own) - INT8_MAX) if 0 < own < scale else (scale, 0)
+
+    def code_values(self, name: str) -> dict[str, float]:
+        """A plugin's fields on its INT8 output; none in FP16."""
+        if not self.int8:
+            return {}
+        scale, shift = self.code(name)
+        return {"out_scale": scale, "out_shift": float(shift)}
 
     def give_range(self, tensor: Any, name: str) -> None:
         """Tells TensorRT the range of an INT8 tensor; its plugins have their scales of their own."""

@@ -27,7 +27,7 @@ class Linear(ctypes.Structure):
 
     _fields_ = _fields(
         *((_pointer, "input weight alpha beta out"), (_int, "type out_type m n k"), (_bool, "gelu")),
-        *((_float, "rescale"), (_int, "tile")),
+        *((_float, "rescale shift"), (_int, "tile")),
     )
 
 
@@ -36,7 +36,7 @@ class Attention(ctypes.Structure):
 
     _fields_ = _fields(
         *((_pointer, "qkv mask starts out"), (_int, "type out_type batch sequence heads head")),
-        (_float, "score_scale value_scale rescale"),
+        (_float, "score_scale value_scale rescale shift"),
     )
 
 
@@ -46,7 +46,7 @@ class Norm(ctypes.Structure):
     _fields_ = _fields(
         (_pointer, "x residual bias gamma beta out quantized"),
         (_int, "x_type residual_type out_type rows width"),
-        (_float, "x_scale residual_scale rescale epsilon"),
+        (_float, "x_scale residual_scale rescale shift epsilon"),
     )
 
 
@@ -56,14 +56,14 @@ class Embedding(ctypes.Structure):
     _fields_ = _fields(
         (_pointer, "tokens segments starts word position segment gamma beta out quantized"),
         (_int, "tokens_in_all batch sequence width words positions kinds"),
-        (_float, "rescale epsilon"),
+        (_float, "rescale shift epsilon"),
     )
 
 
 class BiasGelu(ctypes.Structure):
     """`struct BiasGelu` of kernels.h."""
 
-    _fields_ = _fields((_pointer, "x bias out"), (_int, "x_type out_type rows width"), (_float, "x_scale rescale"))
+    _fields_ = _fields((_pointer, "x bias out"), (_int, "x_type out_type rows width"), (_float, "x_scale rescale shift"))
 
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (Linear, Attention, Norm, Embedding, BiasGelu)

@@ -68,7 +68,7 @@ class Tuner:
         cuda.memcpy_htod(alpha, np.full(product.outputs, 1e-3, np.float32))
         call = Linear(
             *(int(block) for block in (*blocks, alpha, alpha, out)),
-            *(product.type, product.out_type, rows, product.outputs, product.inputs, product.gelu, 1.0, 0),
+            *(product.type, product.out_type, rows, product.outputs, product.inputs, product.gelu, 1.0, 0.0, 0),
         )
         stream, start, end = cuda.Stream(), cuda.Event(), cuda.Event()
         best = [float("inf")] * len(self.kernels.tiles)

@@ -240,7 +240,8 @@ __global__ void __launch_bounds__(kThreads) quantkit_attention(Attention args) {
             float y[8];
 #pragma unroll
             for (int i = 0; i < 8; ++i) y[i] = context[part * 4 + i / 2][2 * r + i % 2] * norm;
-            store8(out, size_t(start + token) * width + head * kHead + part * 32 + q * 8, args.rescale, y);
+            store8(out, size_t(start + token) * width + head * kHead + part * 32 + q * 8, Code{args.rescale, args.shift},
+                   y);
         }
     }
 }

@@ -2,12 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "kernels.h"
 
 namespace quantkit {
+
+// Whether launches may overlap: unless QUANTKIT_NO_OVERLAP is set, as for timing kernels one by one.
+inline bool kernels_overlap() {
+    static const bool overlap = std::getenv("QUANTKIT_NO_OVERLAP") == nullptr;
+    return overlap;
+}
 
 // A launch that may begin while the kernel before it on the stream ends. Every kernel calls `wait_for_inputs` before it
 // touches memory that others write, and `let_next_begin` as soon as it runs.
@@ -23,7 +30,7 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t sha
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.numAttrs = kernels_overlap() ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
 
@@ -105,18 +112,24 @@ __device__ __forceinline__ void load8<int8_t>(const int8_t* from, size_t index, 
     for (int i = 0; i < 8; ++i) x[i] = scale * static_cast<float>(bytes[i]);
 }
 
-// Stores eight numbers at `index`; INT8 after multiplication with `rescale`.
+// How a number becomes INT8.
+struct Code {
+    float rescale, shift;
+    __device__ __forceinline__ float operator()(float x) const { return fmaf(x, rescale, shift); }
+};
+
+// Stores eight numbers at `index`, to INT8 by `code`.
 template <typename T>
-__device__ __forceinline__ void store8(T* to, size_t index, float rescale, const float (&x)[8]);
+__device__ __forceinline__ void store8(T* to, size_t index, Code code, const float (&x)[8]);
 
 template <>
-__device__ __forceinline__ void store8<float>(float* to, size_t index, float, const float (&x)[8]) {
+__device__ __forceinline__ void store8<float>(float* to, size_t index, Code, const float (&x)[8]) {
     *reinterpret_cast<float4*>(to + index) = make_float4(x[0], x[1], x[2], x[3]);
     *reinterpret_cast<float4*>(to + index + 4) = make_float4(x[4], x[5], x[6], x[7]);
 }
 
 template <>
-__device__ __forceinline__ void store8<__half>(__half* to, size_t index, float, const float (&x)[8]) {
+__device__ __forceinline__ void store8<__half>(__half* to, size_t index, Code, const float (&x)[8]) {
     uint4 raw;
     __half2* pairs = reinterpret_cast<__half2*>(&raw);
 #pragma unroll
@@ -125,10 +138,10 @@ __device__ __forceinline__ void store8<__half>(__half* to, size_t index, float, 
 }
 
 template <>
-__device__ __forceinline__ void store8<int8_t>(int8_t* to, size_t index, float r, const float (&x)[8]) {
+__device__ __forceinline__ void store8<int8_t>(int8_t* to, size_t index, Code code, const float (&x)[8]) {
     uint2 raw;
-    raw.x = packed(x[0] * r, x[1] * r, x[2] * r, x[3] * r);
-    raw.y = packed(x[4] * r, x[5] * r, x[6] * r, x[7] * r);
+    raw.x = packed(code(x[0]), code(x[1]), code(x[2]), code(x[3]));
+    raw.y = packed(code(x[4]), code(x[5]), code(x[6]), code(x[7]));
     *reinterpret_cast<uint2*>(to + index) = raw;
 }
 
@@ -136,10 +149,10 @@ __device__ __forceinline__ void store8<int8_t>(int8_t* to, size_t index, float r
 __device__ __forceinline__ float load1(const float* from, size_t i, float) { return from[i]; }
 __device__ __forceinline__ float load1(const __half* from, size_t i, float) { return __half2float(from[i]); }
 __device__ __forceinline__ float load1(const int8_t* from, size_t i, float scale) { return scale * from[i]; }
-__device__ __forceinline__ void store1(float* to, size_t i, float, float x) { to[i] = x; }
-__device__ __forceinline__ void store1(__half* to, size_t i, float, float x) { to[i] = __float2half_rn(x); }
-__device__ __forceinline__ void store1(int8_t* to, size_t i, float rescale, float x) {
-    to[i] = static_cast<int8_t>(quantized(x * rescale));
+__device__ __forceinline__ void store1(float* to, size_t i, Code, float x) { to[i] = x; }
+__device__ __forceinline__ void store1(__half* to, size_t i, Code, float x) { to[i] = __float2half_rn(x); }
+__device__ __forceinline__ void store1(int8_t* to, size_t i, Code code, float x) {
+    to[i] = static_cast<int8_t>(quantized(code(x)));
 }
 
 __device__ __forceinline__ float warp_sum(float x) {

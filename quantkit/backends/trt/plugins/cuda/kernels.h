@@ -12,7 +12,10 @@ namespace quantkit {
 
 enum class Type : int32_t { kFloat = 0, kHalf = 1, kInt8 = 2 };
 
-// out = quantize(activation(alpha[n] * sum_k in[m, k] * weight[n, k] + beta[n]) * rescale).
+// INT8 outputs are round(y * rescale + shift) within [-127, 127]: `rescale` is 1 / scale, `shift` the code of zero.
+// Neither is used for other types.
+
+// out = activation(alpha[n] * sum_k in[m, k] * weight[n, k] + beta[n]).
 struct Linear {
     const void* in;       // [m, k] of type `type`: kInt8 or kHalf
     const void* weight;   // [n, k] of the same type, rows in the order of `linear_row`
@@ -22,7 +25,7 @@ struct Linear {
     Type type, out_type;
     int m, n, k;          // n a multiple of 32, k times the size of an element a multiple of 16
     bool gelu;            // activation: GELU with the error function, or none
-    float rescale;        // 1 / scale of an INT8 output; not used for kHalf
+    float rescale, shift;
     int tile;             // number of a tile shape, 0 to linear_tiles() - 1; below 0: chosen by size
 };
 
@@ -46,7 +49,7 @@ struct Attention {
     int heads, head;        // head 32 or 64
     float score_scale;      // scale of query times key, 1 / sqrt(head) included
     float value_scale;      // scale of value; 1 for kHalf
-    float rescale;          // 1 / scale of an INT8 output; not used for kHalf
+    float rescale, shift;
 };
 cudaError_t attention(const Attention& args, cudaStream_t stream);
 
@@ -62,7 +65,7 @@ struct Norm {
     Type x_type, residual_type, out_type;
     int rows, width;
     float x_scale, residual_scale;  // of INT8 inputs; not used for other types
-    float rescale;                  // 1 / scale of `quantized`
+    float rescale, shift;           // of `quantized`
     float epsilon;
 };
 cudaError_t norm(const Norm& args, cudaStream_t stream);
@@ -80,7 +83,7 @@ struct Embedding {
     void* out;                // half [tokens, width], or null
     int8_t* quantized;        // [tokens, width], or null
     int tokens_in_all, batch, sequence, width, words, positions, kinds;
-    float rescale, epsilon;
+    float rescale, shift, epsilon;
 };
 cudaError_t embedding(const Embedding& args, cudaStream_t stream);
 
@@ -91,7 +94,7 @@ struct BiasGelu {
     void* out;          // type `out_type`: kHalf, kFloat or kInt8
     Type x_type, out_type;
     int rows, width;
-    float x_scale, rescale;
+    float x_scale, rescale, shift;
 };
 cudaError_t bias_gelu(const BiasGelu& args, cudaStream_t stream);
 

@@ -30,7 +30,7 @@ struct Epilogue {
     const float* beta;
     void* out;
     int m, n, k;
-    float rescale;
+    Code code;
 };
 
 template <int kRows, int kColumns, int kStages>
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
                 y[i] = fmaf(static_cast<float>(sum), alpha[i], beta[i]);
                 if constexpr (kGelu) y[i] = gelu_by_polynomial(y[i]);
             }
-            store8(out, size_t(row + 8 * half) * args.n + column, args.rescale, y);
+            store8(out, size_t(row + 8 * half) * args.n + column, args.code, y);
         }
     }
 #endif
@@ -178,7 +178,7 @@ cudaError_t run(const Linear& args, cudaStream_t stream) {
         !describe(&weight, args.weight, args.type, args.n, args.k, kColumns)) {
         return cudaErrorInvalidValue;
     }
-    const Epilogue epilogue{args.alpha, args.beta, args.out, args.m, args.n, args.k, args.rescale};
+    const Epilogue epilogue{args.alpha, args.beta, args.out, args.m, args.n, args.k, Code{args.rescale, args.shift}};
     const dim3 grid((args.n + kColumns - 1) / kColumns, (args.m + kRows - 1) / kRows);
     return launch(kernel, grid, Shape::kThreads, Shape::kShared, stream, in, weight, epilogue);
 }

@@ -51,12 +51,12 @@ __device__ __forceinline__ void normalize(float (&x)[kPieces][8], const Finish& 
 __device__ __forceinline__ void give_out(const Norm& args, size_t at, const float (&y)[8]) {
     if (args.out != nullptr) {
         if (args.out_type == Type::kHalf) {
-            store8(static_cast<__half*>(args.out), at, 0.f, y);
+            store8(static_cast<__half*>(args.out), at, Code{}, y);
         } else {
-            store8(static_cast<float*>(args.out), at, 0.f, y);
+            store8(static_cast<float*>(args.out), at, Code{}, y);
         }
     }
-    if (args.quantized != nullptr) store8(args.quantized, at, args.rescale, y);
+    if (args.quantized != nullptr) store8(args.quantized, at, Code{args.rescale, args.shift}, y);
 }
 
 template <typename X, typename R, int kPieces>
@@ -133,12 +133,12 @@ __global__ void quantkit_norm_any(Norm args) {
         const float y = fmaf((value(i) - mean) * factor, args.gamma[i], args.beta[i]);
         if (args.out != nullptr) {
             if (args.out_type == Type::kHalf) {
-                store1(static_cast<__half*>(args.out), start + i, 0.f, y);
+                store1(static_cast<__half*>(args.out), start + i, Code{}, y);
             } else {
-                store1(static_cast<float*>(args.out), start + i, 0.f, y);
+                store1(static_cast<float*>(args.out), start + i, Code{}, y);
             }
         }
-        if (args.quantized != nullptr) store1(args.quantized, start + i, args.rescale, y);
+        if (args.quantized != nullptr) store1(args.quantized, start + i, Code{args.rescale, args.shift}, y);
     }
 }
 
@@ -210,8 +210,8 @@ __global__ void quantkit_embedding(Embedding args) {
     }
     const size_t start = size_t(token) * args.width;
     normalize(x, Finish{args.gamma, args.beta, args.width, args.epsilon}, lane, [&](int at, const float(&y)[8]) {
-        if (args.out != nullptr) store8(static_cast<__half*>(args.out), start + at, 0.f, y);
-        if (args.quantized != nullptr) store8(args.quantized, start + at, args.rescale, y);
+        if (args.out != nullptr) store8(static_cast<__half*>(args.out), start + at, Code{}, y);
+        if (args.quantized != nullptr) store8(args.quantized, start + at, Code{args.rescale, args.shift}, y);
     });
 }
 
@@ -222,7 +222,7 @@ __global__ void quantkit_bias_gelu(BiasGelu args, size_t count) {
     const size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const float x = load1(static_cast<const X*>(args.x), i, args.x_scale);
-    store1(static_cast<Out*>(args.out), i, args.rescale, gelu(args.bias ? x + args.bias[i % args.width] : x));
+    store1(static_cast<Out*>(args.out), i, Code{args.rescale, args.shift}, gelu(args.bias ? x + args.bias[i % args.width] : x));
 }
 
 template <typename X, typename Out>
@@ -236,7 +236,7 @@ __global__ void quantkit_bias_gelu8(BiasGelu args, size_t count) {
     if (args.bias != nullptr) load8(args.bias, i % args.width, 0.f, b);
 #pragma unroll
     for (int j = 0; j < 8; ++j) x[j] = gelu(x[j] + b[j]);
-    store8(static_cast<Out*>(args.out), i, args.rescale, x);
+    store8(static_cast<Out*>(args.out), i, Code{args.rescale, args.shift}, x);
 }
 
 template <typename X, typename Out>

@@ -177,7 +177,7 @@ Type type_of(DataType type) {
     return Type::kFloat;
 }
 
-// A kind of operation. Types of the tensors follow from the values; `types` lists inputs, then outputs.
+// A kind of operation. INT8 outputs have the fields out_scale and, where zero is not coded as 0, out_shift. Types of the tensors follow from the values; `types` lists inputs, then outputs.
 class Operation {
    public:
     explicit Operation(std::shared_ptr<const Values> values) : values_(std::move(values)) {}
@@ -215,6 +215,9 @@ class Operation {
         require(values().array(name).size() == bytes, (std::string("the field ") + name + " has another size").c_str());
     }
 
+    // Code of zero in an INT8 output.
+    float shift() const { return values().has("out_shift") ? values().real("out_shift") : 0.f; }
+
     static float inverse(float scale) {
         require(scale > 0.f, "the scale of an INT8 tensor is not positive");
         return 1.f / scale;
@@ -237,7 +240,7 @@ class LinearOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitLinear";
     static std::vector<const char*> fields() {
-        return {"weight", "alpha", "beta", "type", "out_type", "gelu", "n", "k", "tiles", "out_scale"};
+        return {"weight", "alpha", "beta", "type", "out_type", "gelu", "n", "k", "tiles", "out_scale", "out_shift"};
     }
 
     explicit LinearOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
@@ -278,7 +281,7 @@ class LinearOperation : public Operation {
         args.type = type_of(call.in[0].type), args.out_type = type_of(call.out[0].type);
         args.m = rows_of(call.in[0].dims), args.n = n_, args.k = k_;
         args.gelu = values().integer("gelu") != 0;
-        args.rescale = rescale_;
+        args.rescale = rescale_, args.shift = shift();
         args.tile = tile_for(args.m);
         return linear(args, call.stream);
     }
@@ -308,7 +311,7 @@ class AttentionOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitAttention";
     static std::vector<const char*> fields() {
-        return {"type", "out_type", "heads", "head", "packed", "longest", "score_scale", "value_scale", "out_scale"};
+        return {"type", "out_type", "heads", "head", "packed", "longest", "score_scale", "value_scale", "out_scale", "out_shift"};
     }
 
     explicit AttentionOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
@@ -345,7 +348,7 @@ class AttentionOperation : public Operation {
         args.sequence = packed_ ? longest_ : qkv.d[1];
         args.heads = heads_, args.head = head_;
         args.score_scale = values().real("score_scale"), args.value_scale = values().real("value_scale");
-        args.rescale = rescale_;
+        args.rescale = rescale_, args.shift = shift();
         return attention(args, call.stream);
     }
 
@@ -362,7 +365,7 @@ class NormOperation : public Operation {
     static constexpr char kName[] = "QuantkitNorm";
     static std::vector<const char*> fields() {
         return {"gamma",    "beta",     "bias",      "epsilon", "type",          "residual_type",
-                "out_type", "quantize", "out_scale", "x_scale", "residual_scale"};
+                "out_type", "quantize", "out_scale", "out_shift", "x_scale", "residual_scale"};
     }
 
     explicit NormOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
@@ -404,7 +407,7 @@ class NormOperation : public Operation {
         if (whole_) args.out = call.outputs[0], args.out_type = type_of(call.out[0].type);
         if (quantize_) args.quantized = static_cast<int8_t*>(call.outputs[whole_ ? 1 : 0]);
         args.rows = rows_of(call.in[0].dims), args.width = width_;
-        args.rescale = rescale_, args.epsilon = values().real("epsilon");
+        args.rescale = rescale_, args.shift = shift(), args.epsilon = values().real("epsilon");
         return norm(args, call.stream);
     }
 
@@ -420,7 +423,7 @@ class EmbeddingOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitEmbedding";
     static std::vector<const char*> fields() {
-        return {"word", "position", "segment", "gamma", "beta", "epsilon", "packed", "quantize", "out_scale"};
+        return {"word", "position", "segment", "gamma", "beta", "epsilon", "packed", "quantize", "out_scale", "out_shift"};
     }
 
     explicit EmbeddingOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
@@ -470,7 +473,7 @@ class EmbeddingOperation : public Operation {
         args.tokens_in_all = count_of(dims, dims.nbDims), args.width = width_;
         args.sequence = packed_ ? args.positions : dims.d[1];
         args.batch = packed_ ? call.in[2].dims.d[0] - 1 : dims.d[0];
-        args.rescale = rescale_, args.epsilon = values().real("epsilon");
+        args.rescale = rescale_, args.shift = shift(), args.epsilon = values().real("epsilon");
         return embedding(args, call.stream);
     }
 
@@ -486,7 +489,7 @@ class EmbeddingOperation : public Operation {
 class BiasGeluOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitBiasGelu";
-    static std::vector<const char*> fields() { return {"bias", "type", "out_type", "width", "x_scale", "out_scale"}; }
+    static std::vector<const char*> fields() { return {"bias", "type", "out_type", "width", "x_scale", "out_scale", "out_shift"}; }
 
     explicit BiasGeluOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
         width_ = this->values().integer("width");
@@ -506,7 +509,7 @@ class BiasGeluOperation : public Operation {
         args.out = call.outputs[0], args.out_type = type_of(call.out[0].type);
         args.bias = device<float>(weights, "bias");
         args.rows = rows_of(call.in[0].dims), args.width = width_;
-        args.x_scale = values().has("x_scale") ? values().real("x_scale") : 1.f, args.rescale = rescale_;
+        args.x_scale = values().has("x_scale") ? values().real("x_scale") : 1.f, args.rescale = rescale_, args.shift = shift();
         return bias_gelu(args, call.stream);
     }
 

@@ -104,8 +104,9 @@ def types_of(kind, values):
     return [DataType.HALF if kind == "QuantkitFirst" else DataType.FLOAT]
 
 
-def coded(x, scale):
-    return np.clip(np.rint(x / np.float32(scale)), -127, 127).astype(np.int8)
+def coded(x, values):
+    shift = number(values, "out_shift") if "out_shift" in values else 0
+    return np.clip(np.rint(x / number(values, "out_scale") + shift), -127, 127).astype(np.int8)
 
 
 def normalized(x, values):
@@ -113,7 +114,7 @@ def normalized(x, values):
     spread = np.sqrt((centred**2).mean(-1, keepdims=True) + number(values, "epsilon"))
     y = (centred / spread * values["gamma"] + values["beta"]).astype(np.float32)
     both = [y.astype(np.float16)]
-    return both + [coded(y, number(values, "out_scale"))] if number(values, "quantize") else both
+    return both + [coded(y, values)] if number(values, "quantize") else both
 
 
 def embedding(given, values):
@@ -138,9 +139,9 @@ def linear(given, values):
     y = given[0].astype(np.float32) @ weight.reshape(n, k).astype(np.float32).T
     y = y * values["alpha"] + values["beta"]
     if number(values, "gelu"):
-        y = 0.5 * y * (1 + erf(y / np.sqrt(np.float32(2))))
+        y = np.float32(0.5) * y * (1 + erf(y / np.sqrt(np.float32(2))))
     if number(values, "out_type") == 2:
-        return [coded(y, number(values, "out_scale"))]
+        return [coded(y, values)]
     return [y.astype(np.float16)]
 
 
@@ -159,11 +160,11 @@ def attended(qkv, mask, values):
     heads, head = int(number(values, "heads")), int(number(values, "head"))
     parts = qkv.astype(np.float32).reshape(batch, length, 3, heads, head).transpose(2, 0, 3, 1, 4)
     scores = parts[0] @ parts[1].swapaxes(-1, -2) * number(values, "score_scale")
-    scores = scores + ((mask - 1) * 10000.0)[:, None, None, :]
+    scores = scores + ((mask - 1) * 10000.0).astype(np.float32)[:, None, None, :]
     e = np.exp(scores - scores.max(-1, keepdims=True))
     y = (e / e.sum(-1, keepdims=True)) @ parts[2] * number(values, "value_scale")
     y = y.transpose(0, 2, 1, 3).reshape(batch, length, width // 3).astype(np.float32)
-    return coded(y, number(values, "out_scale")) if number(values, "out_type") == 2 else y.astype(np.float16)
+    return coded(y, values) if number(values, "out_type") == 2 else y.astype(np.float16)
 
 
 def norm(given, values):
