@@ -2,6 +2,7 @@
 // pieces of 64, with the softmax kept up to date as they pass (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al.
 // 2022, arXiv:2205.14135). INT8 queries and keys are multiplied in INT8; probabilities and values always in FP16.
 #include "common.cuh"
+#include "ptx.cuh"
 
 namespace quantkit {
 namespace {
@@ -16,42 +17,6 @@ constexpr int kKeyStride = kHead * sizeof(T) + 16;
 template <int kHead>
 constexpr int kValueStride = kHead * 2 + 16;
 
-__device__ __forceinline__ uint32_t shared_at(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_at(row)));
-}
-
-__device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_at(row)));
-}
-
-// d (16 x 8) += a (16 x 32 bytes) * b (32 bytes x 8): 32 products of INT8, or 16 of FP16.
-__device__ __forceinline__ void multiply(int32_t (&d)[4], const uint32_t* a, const uint32_t* b) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t* a, const uint32_t* b) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// 2^x; 0 for -infinity.
-__device__ __forceinline__ float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 template <typename T>
 struct Score;
 template <>
@@ -64,16 +29,14 @@ struct Score<__half> {
 };
 
 __device__ __forceinline__ uint32_t half_pair(float a, float b) {
-    const __half2 both = __floats2half2_rn(a, b);
-    return *reinterpret_cast<const uint32_t*>(&both);
+    return bits_as<uint32_t>(__floats2half2_rn(a, b));
 }
 
 // Two INT8 numbers, bytes `first` and `first` + 1 of a word, as two halves: 1024 + (x + 128) has x + 128 in its low bits.
 __device__ __forceinline__ uint32_t halves_of(uint32_t word, int first) {
     const uint32_t shifted = __byte_perm(word ^ 0x80808080u, 0x64646464u, first == 0 ? 0x4140 : 0x4342);
     const __half2 offset = __half2half2(__ushort_as_half(0x6480));  // 1152
-    const __half2 both = __hsub2(*reinterpret_cast<const __half2*>(&shifted), offset);
-    return *reinterpret_cast<const uint32_t*>(&both);
+    return bits_as<uint32_t>(__hsub2(bits_as<__half2>(shifted), offset));
 }
 
 // Puts 16 bytes of a value row, elements from `first` on, into shared memory as halves. Pairs of elements are permuted
@@ -101,8 +64,8 @@ __global__ void __launch_bounds__(kThreads) quantkit_attention(Attention args) {
     constexpr int kChunks = kHead * sizeof(T) / 16;          // 16-byte pieces of a row
     constexpr int kLoads = kKeys * kChunks / kThreads;       // pieces that a thread copies
     constexpr int kParts = kHead * sizeof(T) / 32;           // steps of the first product
-    __shared__ alignas(16) uint8_t keys[kKeys * kKeyStride<T, kHead>];
-    __shared__ alignas(16) uint8_t values[kKeys * kValueStride<kHead>];
+    alignas(16) __shared__ uint8_t keys[kKeys * kKeyStride<T, kHead>];
+    alignas(16) __shared__ uint8_t values[kKeys * kValueStride<kHead>];
     __shared__ float bias[kKeys];
 
     let_next_begin();
@@ -175,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) quantkit_attention(Attention args) {
 #pragma unroll
                 for (int c = 0; c < kChunks; c += 4) {
                     const uint8_t* row = keys + (j * 8 + lane % 8) * kKeyStride<T, kHead> + (c + lane / 8) * 16;
-                    load_matrices(reinterpret_cast<uint32_t(&)[4]>(b[c]), row);
+                    load_matrices(b + c, row);
                 }
             } else {
 #pragma unroll

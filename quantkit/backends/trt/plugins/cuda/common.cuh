@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "kernels.h"
+#include "ptx.cuh"
 
 namespace quantkit {
 
@@ -32,18 +34,6 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t sha
     config.attrs = &attribute;
     config.numAttrs = kernels_overlap() ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-}
-
-__device__ __forceinline__ void let_next_begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-__device__ __forceinline__ void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 // x rounded half to even and kept within [-127, 127], in the low byte.
@@ -82,6 +72,15 @@ __device__ __forceinline__ float gelu_by_polynomial(float x) {
     return fmaf(half, p * z, half);
 }
 
+// The same bytes as another type.
+template <typename To, typename From>
+__device__ __forceinline__ To bits_as(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "of the same size");
+    To to;
+    memcpy(&to, &from, sizeof(To));
+    return to;
+}
+
 // Eight numbers at `index`, as floats; `index` is a multiple of 8.
 template <typename T>
 __device__ __forceinline__ void load8(const T* from, size_t index, float scale, float (&x)[8]);
@@ -96,10 +95,10 @@ __device__ __forceinline__ void load8<float>(const float* from, size_t index, fl
 template <>
 __device__ __forceinline__ void load8<__half>(const __half* from, size_t index, float, float (&x)[8]) {
     const uint4 raw = *reinterpret_cast<const uint4*>(from + index);
-    const __half2* pairs = reinterpret_cast<const __half2*>(&raw);
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const float2 two = __half22float2(pairs[i]);
+        const float2 two = __half22float2(bits_as<__half2>(words[i]));
         x[2 * i] = two.x, x[2 * i + 1] = two.y;
     }
 }
@@ -107,9 +106,8 @@ __device__ __forceinline__ void load8<__half>(const __half* from, size_t index, 
 template <>
 __device__ __forceinline__ void load8<int8_t>(const int8_t* from, size_t index, float scale, float (&x)[8]) {
     const uint2 raw = *reinterpret_cast<const uint2*>(from + index);
-    const int8_t* bytes = reinterpret_cast<const int8_t*>(&raw);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = scale * static_cast<float>(bytes[i]);
+    for (int i = 0; i < 8; ++i) x[i] = scale * static_cast<float>(static_cast<int8_t>((i < 4 ? raw.x : raw.y) >> i % 4 * 8));
 }
 
 // How a number becomes INT8.
@@ -130,19 +128,17 @@ __device__ __forceinline__ void store8<float>(float* to, size_t index, Code, con
 
 template <>
 __device__ __forceinline__ void store8<__half>(__half* to, size_t index, Code, const float (&x)[8]) {
-    uint4 raw;
-    __half2* pairs = reinterpret_cast<__half2*>(&raw);
+    uint32_t words[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
-    *reinterpret_cast<uint4*>(to + index) = raw;
+    for (int i = 0; i < 4; ++i) words[i] = bits_as<uint32_t>(__floats2half2_rn(x[2 * i], x[2 * i + 1]));
+    *reinterpret_cast<uint4*>(to + index) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 template <>
 __device__ __forceinline__ void store8<int8_t>(int8_t* to, size_t index, Code code, const float (&x)[8]) {
-    uint2 raw;
-    raw.x = packed(code(x[0]), code(x[1]), code(x[2]), code(x[3]));
-    raw.y = packed(code(x[4]), code(x[5]), code(x[6]), code(x[7]));
-    *reinterpret_cast<uint2*>(to + index) = raw;
+    const uint32_t low = packed(code(x[0]), code(x[1]), code(x[2]), code(x[3]));
+    const uint32_t high = packed(code(x[4]), code(x[5]), code(x[6]), code(x[7]));
+    *reinterpret_cast<uint2*>(to + index) = make_uint2(low, high);
 }
 
 // One number, for widths that are no multiple of 8.

@@ -4,6 +4,7 @@
 // One block makes one tile of the output. Its last warp copies; the others, in warpgroups of 64 rows, multiply. Small
 // tiles leave room for two or more blocks on a multiprocessor: one's epilogue runs while the other multiplies.
 #include "common.cuh"
+#include "ptx.cuh"
 #include "wgmma.cuh"
 
 #include <cudaTypedefs.h>
@@ -49,8 +50,8 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
     using Shape = Tile<kRows, kColumns, kStages>;
     using Sum = typename Sums<In>::type;
     constexpr int kStep = kRowBytes / sizeof(In);
-    extern __shared__ uint8_t raw[];
-    __shared__ alignas(8) uint64_t full[kStages], empty[kStages];
+    uint8_t* const raw = dynamic_shared();
+    alignas(8) __shared__ uint64_t full[kStages], empty[kStages];
     uint8_t* ring = raw + (1024 - (shared_address(raw) & 1023)) % 1024;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int row0 = blockIdx.y * kRows, column0 = blockIdx.x * kColumns;
@@ -62,8 +63,7 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
             barrier_init(&full[i], 1);
             barrier_init(&empty[i], Shape::kWarpgroups);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        barriers_ready();
     }
     __syncthreads();
 

@@ -5,10 +5,14 @@
 #include <cuda.h>
 #include <cuda_fp16.h>
 
+#include "ptx.cuh"
+
 namespace quantkit {
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+// Makes the barriers' first state known to the copy engine.
+__device__ __forceinline__ void barriers_ready() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {

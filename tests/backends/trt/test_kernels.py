@@ -1,22 +1,32 @@
-"""The plugins' kernels, called without TensorRT, against float64: odd sizes, every type, nothing written beyond the end."""
+"""The plugins' kernels, called without TensorRT, against float64: odd sizes, every type, nothing written beyond the end.
+
+They run twice: compiled for the CPU over a machine of the tests' own (emulator/), and on a GPU where there is one. The
+machine's memory ends where an array ends, so that a read beyond it ends the test, too.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import erf, softmax
 
+from quantkit.backends.trt.plugins.compiler import sources
 from quantkit.errors import BackendError
 
-pytestmark = pytest.mark.gpu
-
+EMULATOR = Path(__file__).parent / "emulator"
 GUARD = 64
 KINDS = {0: np.float32, 1: np.float16, 2: np.int8}
 HALF, INT8 = 1, 2
 ULP = 2.0**-11  # relative rounding error of a half
+PAGE = mmap.PAGESIZE
 
 
 class Gpu:
@@ -41,21 +51,89 @@ class Gpu:
 
     def get(self, address: int, room: tuple) -> np.ndarray:
         shape, dtype, nbytes = room
-        raw = np.empty(nbytes + GUARD, np.uint8)
-        self.driver.memcpy_dtoh(raw, address)
+        raw = self.read(address, nbytes + GUARD)
         assert (raw[nbytes:] == 0x7F).all(), "written beyond the end"
         return raw[:nbytes].view(dtype).reshape(shape)
 
+    def read(self, address: int, nbytes: int) -> np.ndarray:
+        raw = np.empty(nbytes, np.uint8)
+        self.driver.memcpy_dtoh(raw, address)
+        return raw
+
     def run(self, name: str, call: ctypes.Structure) -> None:
         self.kernels.run(name, call)
+        self.wait()
+
+    def wait(self) -> None:
         self.driver.Context.synchronize()
 
+    def free(self) -> None:
+        for block in self.blocks:
+            block.free()
 
-@pytest.fixture
-def gpu() -> Iterator[Gpu]:
-    from quantkit.backends.trt.cuda import device, driver
+
+class Machine(Gpu):
+    """Arrays in this process, each at the end of a page that no page follows."""
+
+    def __init__(self, kernels) -> None:
+        super().__init__(kernels, None)
+        self.protect = ctypes.CDLL(None).mprotect
+        self.protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+    def put(self, array: np.ndarray | None) -> int | None:
+        if array is None:
+            return None
+        data = np.ascontiguousarray(array).tobytes()
+        room = -(-max(len(data), 1) // 16) * 16  # allocations on a device are aligned, too
+        pages = -(-room // PAGE) * PAGE
+        block = mmap.mmap(-1, pages + PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(block))
+        assert self.protect(start + pages, PAGE, 0) == 0
+        self.blocks.append(block)
+        ctypes.memmove(start + pages - room, data, len(data))
+        return start + pages - room
+
+    def read(self, address: int, nbytes: int) -> np.ndarray:
+        return np.frombuffer(ctypes.string_at(address, nbytes), np.uint8)
+
+    def wait(self) -> None:
+        pass
+
+    def free(self) -> None:
+        self.blocks.clear()
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels compiled for the CPU, with the machine in the place of CUDA and of their PTX."""
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("emulated")
+    replaced = {path.name for path in EMULATOR.iterdir()}
+    for path in [*EMULATOR.iterdir(), *(s for s in sources() if s.name not in replaced | {"plugins.cpp"})]:
+        shutil.copy(path, folder)
+    units = sorted(str(path) for path in folder.iterdir() if path.suffix in (".cu", ".cpp"))
+    library = folder / "libemulated.so"
+    options = ["-O2", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}", "-x", "c++"]
+    done = subprocess.run(["g++", *options, *units, "-o", library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     from quantkit.backends.trt.plugins import library
 
+    if request.param == "emulated":
+        made: Gpu = Machine(library.Kernels(request.getfixturevalue("emulated")))
+        yield made
+        made.free()
+        return
+    from quantkit.backends.trt.backend import TensorRTBackend
+    from quantkit.backends.trt.cuda import device, driver
+
+    if reason := TensorRTBackend().available():
+        pytest.skip(reason)
     try:
         kernels = library.kernels()
     except BackendError as error:
@@ -63,8 +141,7 @@ def gpu() -> Iterator[Gpu]:
     with device().current():
         made = Gpu(kernels, driver())
         yield made
-        for block in made.blocks:
-            block.free()
+        made.free()
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -80,13 +157,21 @@ def check(found: np.ndarray, exact: np.ndarray, *, slack: float, relative: float
         assert (np.abs(found.astype(np.float64) - exact) <= slack + relative * 1.01 * np.abs(exact)).all()
 
 
-SIZES = [(1, 32, 16), (37, 96, 80), (128, 384, 384), (129, 1152, 384), (300, 768, 3072)]
+SIZES = [(1, 32, 16), (37, 96, 80), (129, 288, 400), (66, 96, 1296), (300, 768, 3072)]
+TOO_LARGE = 10**8  # products that the emulated machine is not asked for
 
 
 @pytest.mark.parametrize("m, n, k", SIZES)
 @pytest.mark.parametrize("kind, out_kind", [(INT8, INT8), (INT8, HALF), (HALF, HALF)])
 @pytest.mark.parametrize("activated", [False, True])
 def test_linear(gpu: Gpu, m: int, n: int, k: int, kind: int, out_kind: int, activated: bool) -> None:
+    if m * n * k > TOO_LARGE and isinstance(gpu, Machine):
+        pytest.skip("for a GPU only")
+    check_linear(gpu, m, n, k, kind, out_kind, activated)
+
+
+def check_linear(gpu: Gpu, m: int, n: int, k: int, kind: int, out_kind: int, activated: bool) -> None:
+    """Every tile shape against float64."""
     from quantkit.backends.trt.plugins.library import Linear
 
     draw = np.random.default_rng(m + n + k + kind)
@@ -113,6 +198,20 @@ def test_linear(gpu: Gpu, m: int, n: int, k: int, kind: int, out_kind: int, acti
         # float32 sums of half products, and GELU by a polynomial, are this far from exact ones.
         slack = (1e-4 if activated else 0.0) * (rescale if out_kind == INT8 else 1) + 2e-3
         check(gpu.get(out, room), exact, slack=slack)
+
+
+@pytest.mark.parametrize("kind, out_kind, sizes", [(INT8, INT8, (66, 96, 1296)), (HALF, HALF, (66, 96, 1296))])
+def test_linear_when_copies_and_products_come_late(emulated: Path, kind: int, out_kind: int, sizes) -> None:
+    """What is read before it was waited for, or overwritten while it is read, shows."""
+    from quantkit.backends.trt.plugins import library
+
+    machine = Machine(library.Kernels(emulated))
+    machine.kernels.raw.machine_be_late(1)
+    try:
+        check_linear(machine, *sizes, kind, out_kind, False)
+    finally:
+        machine.kernels.raw.machine_be_late(0)
+        machine.free()
 
 
 def test_linear_refuses_what_it_does_not_take(gpu: Gpu) -> None:
@@ -283,5 +382,5 @@ def test_first_tokens(gpu: Gpu) -> None:
     for given, batch, sequence, rows in ((gpu.put(starts), 3, 0, [0, 4, 5]), (None, 3, 7, [0, 7, 14])):
         out, room = gpu.poisoned((3, 770), np.float16)
         gpu.kernels.first_tokens(address, given or 0, out, (batch, sequence, 770))
-        gpu.driver.Context.synchronize()
+        gpu.wait()
         np.testing.assert_array_equal(gpu.get(out, room), x[rows])
