@@ -85,6 +85,7 @@ def write_table(folder: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Makes what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--positions", type=int, default=512)

@@ -42,6 +42,7 @@ class Results:
         self.data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
     def put(self, key: str, value: Any) -> None:
+        """Keeps a figure and prints it."""
         self.data[key] = value
         self.path.write_text(json.dumps(self.data, indent=1))
         print(key, json.dumps(value)[:1500], flush=True)
@@ -56,6 +57,7 @@ class Results:
 
 
 def random_tokens(batch: int, seq_len: int) -> dict[str, np.ndarray]:
+    """A batch without padding."""
     ids = np.random.default_rng(1).integers(1000, 30522, (batch, seq_len))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
@@ -256,6 +258,7 @@ def prepare(data: Path, shared: Path) -> None:
 
 
 def main() -> None:
+    """Does the step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("tiles", "accuracy", "speed", "packed", "prepare"))
     parser.add_argument("data", type=Path)

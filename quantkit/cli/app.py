@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, plugins, run, verify
+from quantkit.cli import audit, bench, build, calibrate, doctor, evaluate, export, plugins, profile, run, verify
 from quantkit.errors import QuantkitError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ for name, command in (
     ("verify", verify.verify),
     ("export", export.export),
     ("audit", audit.audit),
+    ("profile", profile.profile),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)

@@ -138,7 +138,7 @@ class TensorRTBackend(Backend):
         if ranges not in TABLE_RANGES:
             raise UnknownNameError("way to INT8 ranges", ranges, TABLE_RANGES)
         for name in given:
-            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges, shapes and packed.")
+            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges, shapes, packed.")
         if changes.get("packed") and (network != "plugins" or not changes.get("profiles")):
             raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
         if network != "onnx":

@@ -45,7 +45,7 @@ def parse_capability(text: str) -> tuple[int, int]:
 
 
 def own_capability() -> tuple[int, int]:
-    """This GPU's compute capability; BackendError when there is none."""
+    """The compute capability of the GPU at hand; BackendError when there is none."""
     from quantkit.backends.trt.cuda import find_gpu
 
     gpu = find_gpu()

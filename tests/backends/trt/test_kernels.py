@@ -1,4 +1,4 @@
-"""The plugins' kernels, called without TensorRT, against float64: odd sizes, every type, nothing written beyond the end.
+"""The plugins' kernels, called without TensorRT, against float64: odd sizes, every type, nothing beyond the end.
 
 They run twice: compiled for the CPU over a machine of the tests' own (emulator/), and on a GPU where there is one. The
 machine's memory ends where an array ends, so that a read beyond it ends the test, too.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +114,10 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, folder)
     units = sorted(str(path) for path in folder.iterdir() if path.suffix in (".cu", ".cpp"))
     library = folder / "libemulated.so"
-    options = ["-O2", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{folder}", "-x", "c++"]
-    done = subprocess.run(["g++", *options, *units, "-o", library], capture_output=True, text=True)
+    options = ["-O2", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"]
+    done = subprocess.run(
+        ["g++", *options, f"-I{folder}", "-x", "c++", *units, "-o", library], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return library
 
@@ -279,7 +281,7 @@ def test_attention_of_packed_sentences_is_that_of_each_alone(gpu: Gpu, head: int
     address = gpu.put(qkv)
     gpu.run("attention", Attention(address, None, gpu.put(starts), out, *sizes, score_scale, value_scale, 1.0, 0.0))
     found = gpu.get(out, room)
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         exact = attention_reference(qkv[start:end], heads, head, 0.0, score_scale, value_scale)
         check(found[start:end], exact, slack=1e-3)
         alone, room_alone = gpu.poisoned((end - start, heads * head), np.float16)
@@ -296,7 +298,10 @@ def numbers(draw, shape, kind: int) -> np.ndarray:
     return draw.standard_normal(shape).astype(KINDS[kind])
 
 
-@pytest.mark.parametrize("rows, width", [(1, 8), (5, 384), (3, 770), (129, 768), (2, 3), (7, 1024), (2, 2048), (1030, 256)])
+ROWS = [(1, 8), (5, 384), (3, 770), (129, 768), (2, 3), (7, 1024), (2, 2048), (1030, 256)]
+
+
+@pytest.mark.parametrize("rows, width", ROWS)
 @pytest.mark.parametrize("kind", [0, HALF, INT8])
 @pytest.mark.parametrize("residual_kind", [None, 0, HALF, INT8])
 def test_norm(gpu: Gpu, rows: int, width: int, kind: int, residual_kind: int | None) -> None:
@@ -334,9 +339,7 @@ def test_embedding(gpu: Gpu, packed: bool, width: int) -> None:
 
     draw = np.random.default_rng(width)
     batch, sequence, words, positions = 5, 37, 211, 40
-    word, position, segment = (
-        draw.standard_normal((rows, width)).astype(np.float16) for rows in (words, positions, 2)
-    )
+    word, position, segment = (draw.standard_normal((rows, width)).astype(np.float16) for rows in (words, positions, 2))
     gamma, beta = (draw.standard_normal(width).astype(np.float32) for _ in range(2))
     lengths = [37, 1, 12, 30, 9] if packed else [sequence] * batch
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

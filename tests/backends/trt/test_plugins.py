@@ -120,7 +120,8 @@ def test_the_table_s_scales_are_given_to_every_int8_tensor(fake_trt, wide_bert_d
     table = cpu.table(make_feed(4, 16))
     network = tensorrt.Builder(tensorrt.ILogger()).create_network(1)
     options = BuildOptions("int8", "plugins", "dynamic_range")
-    made = define_plugins(tensorrt, network, Source("", str(wide_bert_dir), batch=4, seq_len=16), options, table, lambda p: ())
+    source = Source("", str(wide_bert_dir), batch=4, seq_len=16)
+    made = define_plugins(tensorrt, network, source, options, table, lambda p: ())
     ranges = {}
     for i in range(network.num_layers):
         layer = network.get_layer(i)
@@ -248,7 +249,7 @@ def test_headers_are_found_and_checked(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BackendError, match=r"headers \(NvInfer\.h\) are not here.*") as caught:
         find_headers(None, Version(8, 6, 0))
     assert "github.com/NVIDIA/TensorRT" in caught.value.hint and "release/8.6" in caught.value.hint
-    with pytest.raises(BackendError, match="holds no NvInfer.h"):
+    with pytest.raises(BackendError, match=r"holds no NvInfer\.h"):
         find_headers(tmp_path)
     eight = headers(tmp_path / "8", 8, 6)
     assert find_headers(eight, Version(8, 6, 0)) == Headers(eight, Version(8, 6, 1))
@@ -272,7 +273,10 @@ def nvcc(folder: Path, script: str) -> Path:
     return path
 
 
-COMPILES = 'while [ "$1" != -o ]; do case "$1" in -gencode*) arch=$1;; esac; shift; done; echo "$arch" > "$2"; echo x >> calls'
+COMPILES = """
+while [ "$1" != -o ]; do case "$1" in -gencode*) arch=$1;; esac; shift; done
+echo "$arch" > "$2"; echo x >> calls
+"""
 
 
 def test_a_library_is_built_once_for_sources_gpu_and_version(tmp_path, monkeypatch) -> None:
@@ -287,9 +291,9 @@ def test_a_library_is_built_once_for_sources_gpu_and_version(tmp_path, monkeypat
     assert compiler.build((8, 9), there).path != built.path
     assert compiler.build((9, 0), there, force=True).fresh
     assert (tmp_path / "calls").read_text().count("x") == 3
-    with pytest.raises(BackendError, match="not built for compute capability 9.0 and TensorRT 10.3"):
+    with pytest.raises(BackendError, match=r"not built for compute capability 9\.0 and TensorRT 10\.3"):
         compiler.find_library((9, 0), Version(10, 3, 0))
-    with pytest.raises(BackendError, match="need compute capability 8.0; this GPU has 7.5"):
+    with pytest.raises(BackendError, match=r"need compute capability 8\.0; this GPU has 7\.5"):
         compiler.build((7, 5), there)
     monkeypatch.setattr(compiler, "SOURCES", tmp_path / "other")
     (tmp_path / "other").mkdir()
@@ -357,5 +361,3 @@ def _one_head(config):
     from dataclasses import replace
 
     return replace(config, num_heads=1)
-
-

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ TIMEOUT_S = 900
 
 _PLACES = (
     *("/usr/include/x86_64-linux-gnu", "/usr/include/aarch64-linux-gnu", "/usr/include", "/usr/local/include"),
-    *("/usr/local/tensorrt/include", "/usr/local/TensorRT/include", "/opt/tensorrt/include", "/usr/src/tensorrt/include"),
+    *("/usr/local/tensorrt/include", "/usr/local/TensorRT/include", "/opt/tensorrt/include"),
 )
 _NVCC = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 Capability = tuple[int, int]
@@ -134,7 +135,8 @@ def find_headers(include: Path | None = None, library: Version | None = None) ->
     if headers.version.major > NEWEST_INTERFACE:
         raise BackendError(f"TensorRT {headers.version} has no IPluginV2DynamicExt, which the plugins are written for.")
     if library and headers.version[:2] != library[:2]:
-        raise BackendError(f"{headers.folder} holds headers of TensorRT {headers.version}; {library} is installed.", where)
+        found = f"{headers.folder} holds headers of TensorRT {headers.version}"
+        raise BackendError(f"{found}; {library} is installed.", where)
     return headers
 
 
@@ -165,7 +167,7 @@ def _header_places() -> Iterator[Path]:
 
 
 def architecture(capability: Capability) -> str:
-    """nvcc's name of the GPU: Hopper's matrix instructions need its own target.
+    """The GPU in the compiler's words: Hopper's matrix instructions need its own target.
 
     Raises:
         BackendError: a GPU that the kernels do not run on.
@@ -205,8 +207,6 @@ def build(capability: Capability, headers: Headers, *, force: bool = False) -> B
     Raises:
         BackendError: no nvcc, an unknown GPU, or the compiler's first error.
     """
-    import time
-
     path = library_path(capability, headers.version)
     if path.is_file() and not force:
         return Built(path, False, 0.0, headers.version, capability)

@@ -5,8 +5,10 @@ two products of the feed-forward part, the first with GELU; residual and LayerNo
 write INT8 with the scales of a calibration table, weights have a scale for every output, and sums that LayerNorm reads
 stay in FP16, as does the residual. What a product reads is coded from its lowest to its highest value where the table
 knows both (GELU's result would waste half of the codes around zero): code = round(x / scale) + shift, and the product's
-bias makes up for the shift. Query, key and value are coded around zero. Tensor names are those of `quantkit.network.bert`; what only this network has is
-called "...@int8" and "layer0.attention.qkv".
+bias makes up for the shift. Query, key and value are coded around zero.
+
+Tensor names are those of `quantkit.network.bert`; what only this network has is called "...@int8" and
+"layer0.attention.qkv".
 """
 
 from __future__ import annotations
@@ -226,7 +228,8 @@ class PluginNetwork:
         Args:
             x: its input, INT8 unless the network or this product is of FP16.
             name: of its result.
-            weight, bias: of the checkpoint.
+            weight: of the checkpoint, (outputs, inputs).
+            bias: of the checkpoint, (outputs,).
             range_name: the table's name of the input.
             out_scales: scales of an INT8 result that is coded around zero, one for every output.
             out_range: the table's name of the tensor that gives an INT8 result its range; empty for an FP16 one.
@@ -310,7 +313,7 @@ class PluginNetwork:
         return scale
 
     def code(self, name: str) -> tuple[float, int]:
-        """Scale of a tensor's INT8 codes and the code of zero: around zero when the table does not know its extremes."""
+        """Scale of a tensor's INT8 codes, and the code of zero: 0 when the table does not know its extremes."""
         scale = self.scale(name)
         entry = None if self.table is None else self.table[name]
         if entry is None or entry.minimum is None or entry.maximum is None:

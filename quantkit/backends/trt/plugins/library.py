@@ -63,7 +63,9 @@ class Embedding(ctypes.Structure):
 class BiasGelu(ctypes.Structure):
     """`struct BiasGelu` of kernels.h."""
 
-    _fields_ = _fields((_pointer, "x bias out"), (_int, "x_type out_type rows width"), (_float, "x_scale rescale shift"))
+    _fields_ = _fields(
+        (_pointer, "x bias out"), (_int, "x_type out_type rows width"), (_float, "x_scale rescale shift")
+    )
 
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (Linear, Attention, Norm, Embedding, BiasGelu)

@@ -35,7 +35,7 @@ def pack(feed: Mapping[str, Array], most: int = 0) -> dict[str, Array]:
     """The feed of a packed engine.
 
     Args:
-        feed: input_ids, attention_mask and token_type_ids, (batch, sequence); each row's tokens stand before its padding.
+        feed: input_ids, attention_mask and token_type_ids, (batch, sequence); tokens stand before padding.
         most: the most tokens that the engine takes; 0 for no limit.
 
     Returns:

@@ -21,7 +21,8 @@ def row_counts(profiles: Iterable[ShapeRange], batch: int, seq_len: int) -> tupl
 
     Args:
         profiles: ranges of shapes.
-        batch, seq_len: a fixed shape, or 0.
+        batch: of a fixed shape, or 0.
+        seq_len: likewise.
     """
     if batch and seq_len:
         return (batch * seq_len,)
@@ -59,7 +60,7 @@ class Tuner:
     def _measure(self, product: Product, rows: int) -> list[float]:
         """Milliseconds of every tile shape: the least of ROUNDS means over RUNS launches, shapes in turn."""
         cuda, draw = self.cuda, np.random.default_rng(0)
-        size, out_size = (2 if kind == HALF else 1 for kind in (product.type, product.out_type))
+        out_size = 2 if product.out_type == HALF else 1
         arrays = [_numbers(draw, n * product.inputs, product.type) for n in (rows, product.outputs)]
         blocks = [cuda.mem_alloc(array.nbytes) for array in arrays]
         alpha, out = cuda.mem_alloc(product.outputs * 4), cuda.mem_alloc(rows * product.outputs * out_size)

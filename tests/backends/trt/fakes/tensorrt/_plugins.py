@@ -4,6 +4,7 @@ Which kinds the registry knows is what `known` holds: quantkit's, once a test or
 """
 
 import enum
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class IPluginV2Layer(ILayer):
         values = plugin._values
         super().__init__("PLUGIN_V2", inputs, (), DataType.FLOAT, plugin=plugin._kind, **values)
         shapes, types = shapes_of(plugin._kind, [t.shape for t in inputs], values), types_of(plugin._kind, values)
-        self._outputs = [ITensor(f"{plugin._kind}{i}", s, t) for i, (s, t) in enumerate(zip(shapes, types, strict=True))]
+        self._outputs = [ITensor(plugin._kind, shape, kind) for shape, kind in zip(shapes, types, strict=True)]
 
     num_outputs = property(lambda self: len(self._outputs))
 
@@ -114,7 +115,7 @@ def normalized(x, values):
     spread = np.sqrt((centred**2).mean(-1, keepdims=True) + number(values, "epsilon"))
     y = (centred / spread * values["gamma"] + values["beta"]).astype(np.float32)
     both = [y.astype(np.float16)]
-    return both + [coded(y, values)] if number(values, "quantize") else both
+    return [*both, coded(y, values)] if number(values, "quantize") else both
 
 
 def embedding(given, values):
@@ -124,7 +125,7 @@ def embedding(given, values):
     if number(values, "packed"):
         starts = given[2]
         place = np.zeros(len(given[0]), int)
-        for a, b in zip(starts, starts[1:], strict=False):
+        for a, b in pairwise(starts):
             place[a:b] = np.arange(b - a)
     else:
         place = np.arange(given[0].shape[1])[None]
@@ -149,7 +150,7 @@ def attention(given, values):
     qkv, lengths = given
     if number(values, "packed"):
         out = np.zeros((len(qkv), qkv.shape[1] // 3), _NUMPY[int(number(values, "out_type"))])
-        for a, b in zip(lengths, lengths[1:], strict=False):
+        for a, b in pairwise(lengths):
             out[a:b] = attended(qkv[None, a:b], np.ones((1, b - a)), values)[0]
         return [out]
     return [attended(qkv, lengths, values)]
