@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import shutil
-import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +16,8 @@ import numpy as np
 import pytest
 from scipy.special import erf, softmax
 
-from quantkit.backends.trt.plugins.compiler import sources
 from quantkit.errors import BackendError
 
-EMULATOR = Path(__file__).parent / "emulator"
 GUARD = 64
 KINDS = {0: np.float32, 1: np.float16, 2: np.int8}
 HALF, INT8 = 1, 2
@@ -101,25 +97,6 @@ class Machine(Gpu):
 
     def free(self) -> None:
         self.blocks.clear()
-
-
-@pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernels compiled for the CPU, with the machine in the place of CUDA and of their PTX."""
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("emulated")
-    replaced = {path.name for path in EMULATOR.iterdir()}
-    for path in [*EMULATOR.iterdir(), *(s for s in sources() if s.name not in replaced | {"plugins.cpp"})]:
-        shutil.copy(path, folder)
-    units = sorted(str(path) for path in folder.iterdir() if path.suffix in (".cu", ".cpp"))
-    library = folder / "libemulated.so"
-    options = ["-O2", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"]
-    done = subprocess.run(
-        ["g++", *options, f"-I{folder}", "-x", "c++", *units, "-o", library], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return library
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])

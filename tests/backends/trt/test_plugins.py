@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantkit.backends import get_backend
 from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
 from quantkit.backends.trt.plugins import compiler
 from quantkit.backends.trt.plugins.compiler import Headers, find_headers, header_version
@@ -30,16 +29,6 @@ int quantkit_run_linear(const void* args, void* stream) { return 0; }
 
 
 @pytest.fixture
-def wide_bert_dir(tiny_bert_dir: Path, tmp_path: Path) -> Path:
-    """The tiny BERT with one head of 32, as the plugins want it."""
-    folder = tmp_path / "wide"
-    shutil.copytree(tiny_bert_dir, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 1}))
-    return folder
-
-
-@pytest.fixture
 def library(fake_trt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A library that registers nothing and computes nothing: the stand-in of TensorRT knows the plugins by itself."""
     from quantkit.backends.trt.plugins import library
@@ -54,27 +43,6 @@ def library(fake_trt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     yield library
     for cached in (library.kernels, library.register):
         cached.cache_clear()
-
-
-@pytest.fixture
-def cpu(wide_bert_dir: Path):
-    """FP32 logits and a min-max table of the wide BERT, from the CPU."""
-    import quantkit
-    from quantkit.network.model import load_model
-
-    network = load_model(wide_bert_dir)
-
-    def run(feed: dict[str, np.ndarray]) -> np.ndarray:
-        with get_backend("onnxruntime").compile(network.fixed(*feed["input_ids"].shape), "fp32") as engine:
-            return engine.infer(feed)["logits"]
-
-    def table(feed: dict[str, np.ndarray]):
-        names = network.activations()
-        with get_backend("onnxruntime").tap(network.fixed(*feed["input_ids"].shape), names) as tap:
-            return quantkit.calibrate_arrays([{n: a.copy() for n, a in tap.infer(feed).items()}], method="minmax")
-
-    run.table = table
-    return run
 
 
 def backend(**options):
