@@ -67,7 +67,7 @@ def make_feed():
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plugins compiled for the CPU.
 
-    A machine stands in the place of CUDA and of the kernels' PTX (emulator/), and as much of TensorRT's plugin interface
+    A machine stands in the place of CUDA and of the kernels' PTX (emulator/), and as much of TensorRT's interface
     as they use, with a host that does what TensorRT does with a plugin (emulator_trt/).
     """
     from filelock import FileLock
