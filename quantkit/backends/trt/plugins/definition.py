@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.backends.trt.plugins.library import HALF, INT8, NAMESPACE, NONE, VERSION
+from quantkit.backends.trt.plugins.fields import add_plugin
+from quantkit.backends.trt.plugins.library import HALF, INT8
 from quantkit.errors import BackendError, TableError
 from quantkit.network.bert import OUTPUT
 from quantkit.network.checkpoint import Weights
@@ -344,40 +345,7 @@ class PluginNetwork:
         return outputs[0], outputs[1]
 
     def plugin(self, kind: str, name: str, inputs: list[Any], values: Mapping[str, Any]) -> list[Any]:
-        """Adds a plugin; its output tensors, the first of which gets the name.
-
-        Raises:
-            BackendError: the plugins are not registered, or refuse their values.
-        """
-        creator = self.trt.get_plugin_registry().get_plugin_creator(kind, VERSION, NAMESPACE)
-        if creator is None:
-            raise BackendError(f"TensorRT does not know the plugin {kind}.", "Run quantkit plugins build.")
-        fields = [self.field(key, value) for key, value in values.items()]
-        made = creator.create_plugin(name, self.trt.PluginFieldCollection(fields))
-        layer = None if made is None else self.network.add_plugin_v2(inputs, made)
-        if layer is None:
-            raise BackendError(f"The plugin {kind} refuses what {name!r} is to be.")
-        self.kept.append(made)
-        layer.name = name
-        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-        outputs[0].name = name
+        """Adds a plugin; its output tensors, the first of which gets the name; see `add_plugin`."""
+        outputs, kept = add_plugin(self.trt, self.network, kind, name, inputs, values)
+        self.kept += kept
         return outputs
-
-    def field(self, name: str, value: Any) -> Any:
-        """A plugin's field: a number as an array of one."""
-        types = self.trt.PluginFieldType
-        array = np.ascontiguousarray(value)
-        if array.dtype.kind == "f":
-            array, kind = array.astype(np.float32), types.FLOAT32
-        elif array.dtype == np.int8:
-            kind = types.INT8
-        elif array.dtype == np.int16:
-            kind = types.INT16
-        else:
-            array, kind = array.astype(np.int32), types.INT32
-        array = np.atleast_1d(array)
-        self.kept.append(array)
-        return self.trt.PluginField(name, array, kind)
-
-
-__all__ = ["NONE", "STARTS", "Form", "PluginNetwork", "Product", "refusal"]

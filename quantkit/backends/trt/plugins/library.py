@@ -12,7 +12,6 @@ from quantkit.errors import BackendError
 
 NAMESPACE, VERSION = "quantkit", "1"
 FLOAT, HALF, INT8 = 0, 1, 2
-NONE = -1
 
 _pointer, _int, _float, _bool = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_bool
 
