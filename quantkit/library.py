@@ -39,7 +39,7 @@ def run(model: str | Path = "demo", *, watcher: Watcher | None = None, **setting
     fields = Settings.__dataclass_fields__
     if unknown := [name for name in settings if name not in fields]:
         raise InputError(f"run() has no setting {unknown[0]!r}; known: {', '.join(fields)}.")
-    for name in ("out", "table"):
+    for name in ("out", "table", "plan"):
         if settings.get(name) is not None:
             settings[name] = Path(settings[name])
     for name in ("data", "calib_data", "adapter", "tokenizer"):

@@ -22,7 +22,9 @@ from quantkit.cli import (
     migrate,
     report,
     run,
+    sensitivity,
     table,
+    tune,
     verify,
 )
 from quantkit.errors import QuantkitError
@@ -65,6 +67,8 @@ for name, command in (
     ("build", build.build),
     ("eval", evaluate.evaluate),
     ("bench", bench.bench),
+    ("sensitivity", sensitivity.sensitivity),
+    ("tune", tune.tune),
     ("verify", verify.verify),
     ("migrate", migrate.migrate),
     ("export", export.export),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes, with_folder
+from quantkit.cli.options import MAKING, Output, takes, with_folder
 from quantkit.pipeline.settings import Settings
 
 
-@takes(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE, "threads", "out")
+@takes(*MAKING)
 def build(settings: Settings, output: Output) -> None:
     """Write the ONNX file of each precision and compile it; INT8 takes --table, or calibrates first."""
     from quantkit.cli.show import finish, watcher

@@ -77,7 +77,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "placement": (
         str,
         ("--placement",),
-        "What becomes INT8: gemm, ffn-only, gemm+residual or gemm+residual+mha.",
+        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha.",
         ENGINES,
     ),
     "symmetric": (
@@ -85,6 +85,14 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         ("--symmetric/--asymmetric",),
         "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
         ENGINES,
+    ),
+    "plan": (Path, ("--plan",), "Plan file of `quantkit tune`; instead of --placement and --symmetric.", ENGINES),
+    "tune_rows": (int, ("--tune-rows",), "Train rows, apart from the calibration sample, that decide.", CALIBRATION),
+    "tensorrt_model": (
+        bool,
+        ("--tensorrt-model",),
+        "Write int8-tensorrt.onnx too: symmetric, as TensorRT's parser takes it.",
+        OUTPUT,
     ),
     "refine": (
         str,
@@ -129,9 +137,14 @@ MODEL_AND_DATA = (
     *("batch", "seq_len", "seed"),
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
-PLAN = ("placement", "symmetric", "refine")
+PLAN = ("placement", "symmetric", "refine", "plan")
 ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
+MAKING = (
+    *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),
+    *("threads", "out", "tensorrt_model"),
+)
+"""Options of the commands that write the models."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,7 @@ def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
 def annotation(name: str) -> Any:
     """The annotated type that typer reads for a setting."""
     kind, flags, text, panel = OPTIONS[name]
-    if name in (*PARAMETERS, *ENGINE, "out", "table"):
+    if name in (*PARAMETERS, *ENGINE, "out", "table", "plan"):
         kind = kind | None
     offered = completer(CHOICES[name]) if name in CHOICES else None
     return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, autocompletion=offered)]

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes, with_folder
+from quantkit.cli.options import MAKING, Output, takes, with_folder
 from quantkit.pipeline.settings import Settings
 
 
-@takes(
-    *MODEL_AND_DATA,
-    "limit",
-    "method",
-    *RANGES,
-    "table",
-    "force",
-    "backend",
-    "precisions",
-    *PLAN,
-    *ENGINE,
-    "threads",
-    "out",
-)
+@takes(*MAKING, "limit")
 def run(settings: Settings, output: Output) -> None:
     """Calibrate, build FP32, half and INT8 engines, evaluate and time them, write record and report."""
     from quantkit.cli.show import finish, tell_report, watcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from quantkit.registry import Registry
 ALPHA = 0.05
 """A difference counts as shown when its p-value is below this."""
 RESAMPLES = 2000
+NEAR = 0.02
+"""Two scores of a regression agree when they differ by no more than this share of the labels' range."""
 
 _FORMULAS: Registry[Callable[..., formulas.Estimate]] = Registry(
     "metric", {name: getattr(formulas, name) for name in ("accuracy", "f1", "matthews", "pearson", "spearman")}
@@ -32,8 +34,10 @@ class Comparison:
         metric: what `difference` is a difference of.
         difference: second minus first.
         low, high: 95 % interval of the difference.
+        stderr: standard error of `difference`, paired: what both engines get right or wrong alike does not count.
         p_value: two-sided, of no difference at all.
-        agreement: share of rows with equal answers (regression: exactly equal scores).
+        agreement: share of rows with equal answers (regression: scores within `NEAR` of the labels' range).
+        identical: whether all answers are exactly equal.
         rows: number of rows.
         test: name of the test.
     """
@@ -42,8 +46,10 @@ class Comparison:
     difference: float
     low: float
     high: float
+    stderr: float
     p_value: float
     agreement: float
+    identical: bool
     rows: int
     test: str
 
@@ -54,7 +60,7 @@ class Comparison:
 
     def in_words(self, first: str, second: str) -> str:
         """One sentence for a reader, with the names of the two engines."""
-        if self.agreement == 1:
+        if self.identical:
             return f"{second} and {first} give the same answer on all {self.rows} rows."
         evidence = f"{self.metric} {self.difference:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}"
         tail = f"({evidence}; {self.test}, p = {self.p_value:.2g}, {self.rows} rows)"
@@ -62,16 +68,22 @@ class Comparison:
             return f"No difference between {second} and {first} can be shown {tail}."
         return f"{second} is {'better' if self.difference > 0 else 'worse'} than {first} {tail}."
 
+    def as_json(self, first: str, second: str) -> dict[str, Any]:
+        """The fields as JSON values, with the sentence under "words"."""
+        return asdict(self) | {"words": self.in_words(first, second)}
 
-def compare(first: EvalResult, second: EvalResult, labels: npt.ArrayLike, task: TaskLike) -> Comparison:
-    """The test that fits the task: `mcnemar` for classes, `paired_bootstrap` of the main metric for regression.
+
+def compare(
+    first: EvalResult, second: EvalResult, labels: npt.ArrayLike, task: TaskLike, *, resamples: int = RESAMPLES
+) -> Comparison:
+    """The test that fits the task's main metric: `mcnemar` for accuracy, `paired_bootstrap` for all others.
 
     Raises:
         DataError: results or labels of different numbers of rows.
     """
-    if task.labels is None:
-        return paired_bootstrap(first.predictions, second.predictions, labels, task.metrics[0])
-    return mcnemar(first.predictions, second.predictions, labels)
+    if task.labels is not None and task.metrics[0] == "accuracy":
+        return mcnemar(first.predictions, second.predictions, labels)
+    return paired_bootstrap(first.predictions, second.predictions, labels, task.metrics[0], resamples=resamples)
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike, labels: npt.ArrayLike) -> Comparison:
@@ -99,8 +111,10 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike, labels: npt.ArrayLike) 
         difference=difference,
         low=difference - 1.96 * stderr,
         high=difference + 1.96 * stderr,
+        stderr=stderr,
         p_value=_binomial_p(min(only_first, only_second), only_first + only_second),
         agreement=float(np.mean(a == b)),
+        identical=bool(np.all(a == b)),
         rows=n,
         test="McNemar exact",
     )
@@ -126,7 +140,8 @@ def paired_bootstrap(
         resamples: number of draws.
 
     The p-value is twice the smaller of the shares of draws with a difference <= 0 and >= 0, each counted with one
-    more draw, so that it is never 0 (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993).
+    more draw, so that it is never 0; the standard error is the draws' standard deviation (B. Efron and R. Tibshirani,
+    "An Introduction to the Bootstrap", 1993).
 
     Raises:
         UnknownNameError: no such metric.
@@ -146,8 +161,10 @@ def paired_bootstrap(
         difference=formula(b, true).value - formula(a, true).value,
         low=float(low),
         high=float(high),
+        stderr=float(np.std(differences, ddof=1)) if resamples > 1 else 0.0,
         p_value=min(1.0, 2 * (int(tail) + 1) / (resamples + 1)),
-        agreement=float(np.mean(a == b)),
+        agreement=_agreement(a, b, true),
+        identical=bool(np.all(a == b)),
         rows=len(true),
         test=f"paired bootstrap, {resamples} draws",
     )
@@ -162,6 +179,13 @@ def _rows(
         message = f"A comparison needs the same rows three times, came shapes {a.shape}, {b.shape} and {true.shape}."
         raise DataError(message, "Evaluate both engines on the same labelled rows.")
     return a, b, true
+
+
+def _agreement(a: npt.NDArray[Any], b: npt.NDArray[Any], true: npt.NDArray[Any]) -> float:
+    """Share of rows with equal classes, or with scores that differ by at most `NEAR` of the labels' range."""
+    if a.dtype.kind in "iub" and b.dtype.kind in "iub":
+        return float(np.mean(a == b))
+    return float(np.mean(np.abs(a - b) <= NEAR * float(np.ptp(true))))
 
 
 def _binomial_p(successes: int, trials: int) -> float:

@@ -35,6 +35,7 @@ class Mode:
 MODES: dict[str, Mode] = {
     "gemm": Mode(),
     "ffn-only": Mode(attention=False),
+    "gemm+mha": Mode(products=True),
     "gemm+residual": Mode(residual=True),
     "gemm+residual+mha": Mode(residual=True, products=True),
 }

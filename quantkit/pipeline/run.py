@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,16 @@ from quantkit.evaluate.accuracy import EvalResult, evaluate_engine
 from quantkit.evaluate.latency import Latency, time_engines
 from quantkit.evaluate.significance import compare
 from quantkit.files import check_writable, write_bytes
+from quantkit.network.plan_file import idle_patterns, load_plan, plan_to_json
 from quantkit.network.precision import PrecisionPlan
-from quantkit.network.qdq import insert_qdq
 from quantkit.network.refine import parse_steps
 from quantkit.pipeline.calibration import Calibrated, calibrate
-from quantkit.pipeline.refinement import refine
+from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.html import write_report
+from quantkit.report.readme import FLOAT_FILE, INT8_FILE, TENSORRT_FILE, write_readme
 from quantkit.report.record import SCHEMA, EngineRow, Record, context
 from quantkit.types import Array, Watcher
 
@@ -39,9 +40,13 @@ LATENCY_WARMUP = 3
 
 @dataclass
 class Trial:
-    """One precision on its way through the stages; `error` ends it and becomes the row's reason."""
+    """One precision on its way through the stages; `error` ends it and becomes the row's reason.
+
+    With `keep_float` the model file of a float precision is written too.
+    """
 
     precision: Precision
+    keep_float: bool = False
     engine: Engine | None = None
     model_file: str = ""
     size_bytes: int | None = None
@@ -79,7 +84,7 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
         with watcher.stage("compare ranges") as progress:
             files = write_tensors(workspace, calibrated.table, plan, settings.out, progress)
         calibrated = replace(calibrated, files=files)
-    trials = [Trial(precision) for precision in settings.precisions]
+    trials = [Trial(precision, keep_float=not (metrics or latency)) for precision in settings.precisions]
     try:
         compile_all(workspace, trials, calibrated)
         save(workspace, trials, calibrated, evaluation)
@@ -98,13 +103,6 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
                 trial.engine.close()
 
 
-def calibrate_and_refine(workspace: Workspace) -> Calibrated:
-    """The table, and the refinement for the plan of the settings."""
-    calibrated = calibrate(workspace)
-    refined = refine(workspace, plan_of(workspace.settings, workspace.backend))
-    return replace(calibrated, refinement=refined.refinement, record=calibrated.record | {"refinement": refined.record})
-
-
 def report(folder: Path, watcher: Watcher) -> None:
     """Writes report.html beside the record; a run that is done is not lost because that cannot be."""
     try:
@@ -113,6 +111,13 @@ def report(folder: Path, watcher: Watcher) -> None:
         notes = (f"No report was written: {error}",)
     for note in notes:
         watcher.say(note)
+
+
+def calibrate_and_refine(workspace: Workspace) -> Calibrated:
+    """The table, and the refinement for the plan of the settings."""
+    calibrated = calibrate(workspace)
+    refined = refined_for(workspace, plan_of(workspace.settings, workspace.backend))
+    return replace(calibrated, refinement=refined.refinement, record=calibrated.record | {"refinement": refined.record})
 
 
 def build_only(settings: Settings, watcher: Watcher) -> Record:
@@ -136,14 +141,39 @@ def check_early(workspace: Workspace) -> None:
             "Name other rows with --calib-data, or a table with --table.",
         )
     _ = workspace.backend, workspace.task
+    check_plan(workspace)
     limit = workspace.network.max_positions
     if limit is not None and settings.seq_len > limit:
         raise InputError(f"The model has {limit} positions; a sequence of {settings.seq_len} tokens does not fit.")
 
 
 def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
-    """Which tensors become INT8, on a grid that the backend has; UnknownNameError when there is no such placement."""
-    return PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric or backend.symmetric_only)
+    """What becomes INT8, on a grid that the backend has: by --plan, else by --placement and --symmetric.
+
+    Raises:
+        UnknownNameError: there is no such placement.
+        InputError: the plan file cannot be used.
+    """
+    if settings.plan is None:
+        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+    else:
+        plan = load_plan(settings.plan).plan
+    return replace(plan, symmetric=True) if backend.symmetric_only else plan
+
+
+def check_plan(workspace: Workspace) -> None:
+    """Refuses a plan file whose patterns name nothing in this model; says when it was found for another one."""
+    path = workspace.settings.plan
+    if path is None:
+        return
+    given = load_plan(path)
+    if idle := idle_patterns(given.plan, workspace.network.index):
+        raise InputError(
+            f"{path} leaves {idle[0]!r} in float, and the model has nothing of that name.",
+            "Give the plan of a model with the same layers and names, or edit its skip list.",
+        )
+    if given.model_sha256 and given.model_sha256 != workspace.network.sha256:
+        workspace.watcher.say(f"{path} was found for another model; its accuracy was not measured for this one.")
 
 
 def evaluation_batches(workspace: Workspace) -> TokenBatches:
@@ -175,21 +205,42 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
 def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None) -> ModelProto:
     """The ONNX graph of a precision, with fixed shapes where the backend wants them.
 
-    The INT8 one is also written, with free shapes, into --out.
+    The INT8 one is also written, with free shapes, into --out; `quantkit build` writes the float one too.
     """
     settings, network = workspace.settings, workspace.network
-    fixed = network.proto if workspace.backend.dynamic else network.fixed(settings.batch, settings.seq_len)
+    fixed = workspace.fixed_graph
+    if not trial.quantized and trial.keep_float and settings.out is not None:
+        path = settings.out / FLOAT_FILE
+        write_bytes(path, network.proto.SerializeToString())
+        trial.model_file = str(path)
     if not trial.quantized or workspace.backend.places_int8:
         return fixed
     if calibrated is None:
         raise BackendError("There is no calibration table for INT8.", "Calibrate first.")
     plan = plan_of(settings, workspace.backend)
-    placed = insert_qdq(fixed, calibrated.table, plan, calibrated.refinement)
+    placed = build_candidate(workspace, fixed, calibrated.table, plan)
     trial.notes += [f"{name} stays in float: {reason}" for name, reason in placed.skipped.items()]
     if settings.out is not None:
-        free = insert_qdq(network.proto, calibrated.table, plan, calibrated.refinement)
-        trial.model_file = str(write_bytes(settings.out / "int8.onnx", free.proto.SerializeToString()))
+        free = build_candidate(workspace, network.proto, calibrated.table, plan)
+        trial.model_file = str(write_bytes(settings.out / INT8_FILE, free.proto.SerializeToString()))
+        if settings.tensorrt_model:
+            write_tensorrt_model(workspace, calibrated, plan)
     return placed.proto
+
+
+def write_tensorrt_model(workspace: Workspace, calibrated: Calibrated, plan: PrecisionPlan) -> None:
+    """The INT8 model as TensorRT's parser takes it, beside the other one: int8 around zero, float weights quantized.
+
+    Raises:
+        ModelError: the graph has something that the parser does not take, whatever is done.
+    """
+    from quantkit.backends.trt.exported import for_parser
+
+    if workspace.settings.out is None:
+        return
+    around_zero = replace(plan, symmetric=True)
+    placed = build_candidate(workspace, workspace.network.proto, calibrated.table, around_zero)
+    write_bytes(workspace.settings.out / TENSORRT_FILE, for_parser(placed.proto).SerializeToString())
 
 
 def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatches) -> None:
@@ -253,7 +304,7 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
         row = replace(row, metrics=scores)
         if trial is not reference and reference.precision == "fp32" and reference.result is not None:
             comparison = compare(reference.result, trial.result, labels_of(workspace), workspace.task)
-            row = replace(row, against_fp32=asdict(comparison))
+            row = replace(row, against_fp32=comparison.as_json("FP32", trial.precision.upper()))
     if trial.latency is not None:
         row = replace(row, latency_ms=trial.latency.as_json(), throughput_per_s=trial.latency.throughput_per_s)
         if trial is not reference and reference.latency is not None:
@@ -286,6 +337,8 @@ def save(
             "batch": settings.batch,
         },
         "calibration": calibrated.record if calibrated else None,
+        "plan": plan_record(workspace) if calibrated else None,
+        "interface": {"inputs": list(network.input_names), "output": network.output_name},
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
     data["verdict"] = verdict(rows)
@@ -293,7 +346,15 @@ def save(
     record = Record(data)
     if settings.out is not None:
         record.save(settings.out / "record.json")
+        write_readme(record.data, settings.out)
     return record
+
+
+def plan_record(workspace: Workspace) -> dict[str, Any]:
+    """What became INT8, and by which file."""
+    settings = workspace.settings
+    reasons = dict(load_plan(settings.plan).reasons) if settings.plan else {}
+    return plan_to_json(plan_of(settings, workspace.backend)) | {"file": str(settings.plan or ""), "reasons": reasons}
 
 
 def details_of(trial: Trial) -> dict[str, Any]:
@@ -319,4 +380,7 @@ def verdict(rows: Sequence[EngineRow]) -> list[str]:
         change = 100 * (int8.metrics[name]["value"] - fp32.metrics[name]["value"])
         speed = f", at {int8.speedup:.2f} times its speed" if int8.speedup else ""
         lines.append(f"INT8 against FP32: {name} {change:+.2f} points{speed}.")
+        if against := int8.against_fp32:
+            agree = "" if against["identical"] else f" They agree on {100 * against['agreement']:.1f} % of the rows."
+            lines.append(f"{against['words']}{agree}")
     return lines

@@ -15,7 +15,7 @@ DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
 DEFAULT_PLACEMENT = "gemm"
-LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "limit": 0, "seed": 0, "threads": 0}
+LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1, "limit": 0, "seed": 0, "threads": 0}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Settings:
         refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
             means all, or none where a table is given.
         symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends.
+        plan: a plan file; it overrides `placement` and `symmetric`. None means what those two say.
+        tune_rows: train rows, apart from the calibration sample, that decide a search.
+        tensorrt_model: also write the INT8 model in the form that TensorRT's parser takes.
         table: a calibration table to use instead of calibrating; None means calibrate or reuse.
         force: use `table` even when its provenance does not fit.
         out: folder for results; None writes none.
@@ -81,6 +84,9 @@ class Settings:
     ignore_padding: bool = False
     placement: str = DEFAULT_PLACEMENT
     symmetric: bool = False
+    plan: Path | None = None
+    tune_rows: int = 4096
+    tensorrt_model: bool = False
     refine: str = ""
     table: Path | None = None
     force: bool = False
@@ -122,6 +128,7 @@ class Settings:
         values = asdict(self)
         return values | {
             "table": str(self.table or ""),
+            "plan": str(self.plan or ""),
             "out": str(self.out or ""),
             "parameters": dict(self.parameters),
             "engine": dict(self.engine),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends import get_backend
 from quantkit.backends.base import Backend
@@ -17,6 +17,8 @@ from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
 from quantkit.types import Watcher
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from quantkit.data.tokenize import TextTokenizer
     from quantkit.network.graph import Network
 
@@ -35,6 +37,8 @@ class Workspace:
 
     settings: Settings
     watcher: Watcher
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What stages want to keep for each other; each key belongs to one stage."""
 
     def on(self, settings: Settings) -> Workspace:
         """A workspace with another backend's settings that shares what this one has loaded of model and data."""
@@ -127,11 +131,43 @@ class Workspace:
         """The rows that calibrate: of the train split, none of which stands in the evaluation split."""
         settings = self.settings
         train = self._load("train", settings.calib_data or settings.data)
-        same_file = settings.data and Path(settings.data).is_file() and not settings.calib_data
-        held_out = None if same_file else self._evaluation_for_check()
+        held_out = None if self._one_file else self._evaluation_for_check()
         return calibration_sample(train, settings.calib_samples, seed=settings.seed, exclude=held_out)
 
-    def _evaluation_for_check(self) -> Examples | None:
+    @cached_property
+    def tuning(self) -> Examples:
+        """The rows that decide a search: train rows that neither calibrate nor stand in the evaluation split.
+
+        Where the calibration sample leaves too few, all that are left are used.
+        """
+        settings = self.settings
+        train = self._load("train", settings.calib_data or settings.data)
+        taken = [self.sample.examples, *([] if self._one_file else [self._evaluation_for_check()])]
+        seed = settings.seed + 1  # another draw than the calibration sample's
+        return calibration_sample(train, settings.tune_rows, seed=seed, exclude=taken).examples
+
+    @property
+    def fixed_graph(self) -> ModelProto:
+        """The FP32 graph with the shapes that engines are compiled for: fixed ones, where the backend wants them."""
+        if self.backend.dynamic:
+            return self.network.proto
+        return self.network.fixed(self.settings.batch, self.settings.seq_len)
+
+    @property
+    def free_graph(self) -> ModelProto | None:
+        """The FP32 graph with free shapes; None where the model has fixed ones, or the backend wants them."""
+        if not self.backend.free_shapes:
+            return None
+        shape = self.network.index.shape(self.network.input_names[0]) or ()
+        return None if any(isinstance(extent, int) for extent in shape) else self.network.proto
+
+    @property
+    def _one_file(self) -> bool:
+        """Whether one file is all there is, so that calibration and evaluation read the same rows."""
+        settings = self.settings
+        return bool(settings.data and Path(settings.data).is_file() and not settings.calib_data)
+
+    def _evaluation_for_check(self) -> Examples:
         """All evaluation rows, whatever --limit says."""
         return self._load("eval", self.settings.data)
 

@@ -122,6 +122,21 @@ def test_build_eval_and_bench_do_their_step_only(cli, arguments):
     assert not rows["bench"]["metrics"] and rows["bench"]["latency_ms"]
 
 
+def test_build_writes_the_float_model_too(cli, tiny_bert_dir, tiny_glue_dir, tmp_path):
+    data = ["--task", "sst2", "--data", tiny_glue_dir, "--batch", 8, "--seq-len", 24]
+    code, out, err = cli("build", tiny_bert_dir, *data, "-p", "fp32,fp16", "--out", tmp_path, "--json")
+    assert code == 0, err
+    file = str(tmp_path / "fp32.onnx")
+    assert next(row["model_file"] for row in json.loads(out)["engines"] if row["status"] == "ok") == file
+    answers = [
+        cli("eval", model, *data, "-p", "fp32", "--json", *more)
+        for model, more in ((tiny_bert_dir, ()), (file, ("--tokenizer", tiny_bert_dir)))
+    ]
+    assert [code for code, _, _ in answers] == [0, 0], answers
+    scores = [json.loads(out)["engines"][0]["metrics"] for _, out, _ in answers]
+    assert scores[0] == scores[1]
+
+
 def test_files_of_ones_own(cli, tiny_bert_dir, tiny_glue_dir, tmp_path):
     rows = (tiny_glue_dir / "SST-2" / "dev.tsv").read_text().splitlines()[1:]
     lines = [json.dumps({"review": r.split("\t")[0], "stars": int(r.split("\t")[1])}) for r in rows]

@@ -100,6 +100,44 @@ def test_bootstrap_interval_agrees_with_mcnemars():
     assert drawn.shown
 
 
+def test_standard_errors_are_those_of_the_difference():
+    rows = answers(30, 12, both=300, neither=58)
+    exact = mcnemar(*rows)
+    assert exact.stderr == pytest.approx((exact.high - exact.low) / 2 / 1.96)
+    # A bootstrap of the same difference spreads as much, although each accuracy alone spreads twice as much.
+    assert paired_bootstrap(*rows, "accuracy").stderr == pytest.approx(exact.stderr, rel=0.1)
+
+
+def test_bootstrap_of_matthews_spreads_as_repeated_samples_do():
+    draw = np.random.default_rng(4)
+
+    def sample(n):
+        labels = draw.integers(0, 2, n)
+        first = np.where(draw.random(n) < 0.8, labels, 1 - labels)
+        return first, np.where(draw.random(n) < 0.9, first, labels), labels
+
+    from quantkit.evaluate.formulas import matthews
+
+    repeated = [matthews(b, t).value - matthews(a, t).value for a, b, t in (sample(500) for _ in range(400))]
+    drawn = paired_bootstrap(*sample(500), "matthews", resamples=400)
+    assert drawn.stderr == pytest.approx(np.std(repeated), rel=0.25)
+    assert drawn.low < np.mean(repeated) < drawn.high
+
+
+def test_agreement_of_scores_is_nearness_and_not_equality():
+    labels = np.linspace(0, 5, 10)
+    second = labels + np.array([0.05] * 8 + [0.3] * 2)
+    result = paired_bootstrap(labels, second, labels, "pearson", resamples=20)
+    assert (result.agreement, result.identical) == (0.8, False)
+    assert "same answer" not in paired_bootstrap(labels, labels + 0.05, labels, "pearson").in_words("fp32", "int8")
+
+
+def test_json_says_it_in_words():
+    value = mcnemar(*answers(5, 3, both=864)).as_json("fp32", "int8")
+    assert value["words"].startswith("No difference between int8 and fp32 can be shown")
+    assert value["agreement"] == pytest.approx(864 / 872)
+
+
 def test_equal_answers_differ_by_nothing():
     good, _, labels = regression(n=50)
     result = paired_bootstrap(good, good, labels, "spearman", resamples=50)
@@ -111,8 +149,12 @@ def test_compare_takes_the_test_that_fits_the_task():
         return EvalResult({}, np.zeros((len(predictions), 1), np.float32), predictions)
 
     first, second, labels = answers(5, 3, both=20)
-    classes = SimpleNamespace(labels=("a", "b"), metrics=("matthews",))
+    classes = SimpleNamespace(labels=("a", "b"), metrics=("accuracy", "f1"))
     assert compare(result(first), result(second), labels, classes) == mcnemar(first, second, labels)
+    truth = np.arange(len(labels)) % 2
+    correlated = SimpleNamespace(labels=("a", "b"), metrics=("matthews", "accuracy"))
+    expected = paired_bootstrap(first, second, truth, "matthews", resamples=50)
+    assert compare(result(first), result(second), truth, correlated, resamples=50) == expected
     good, bad, scores = regression(n=40)
     task = SimpleNamespace(labels=None, metrics=("pearson", "spearman"))
     assert compare(result(good), result(bad), scores, task) == paired_bootstrap(good, bad, scores, "pearson")

@@ -12,7 +12,7 @@ from quantkit.network.precision import MODES, Grid, PrecisionPlan
 
 
 def test_modes() -> None:
-    assert set(MODES) == {"gemm", "ffn-only", "gemm+residual", "gemm+residual+mha"}
+    assert set(MODES) == {"gemm", "ffn-only", "gemm+mha", "gemm+residual", "gemm+residual+mha"}
     assert PrecisionPlan().places == MODES["gemm"]
     with pytest.raises(UnknownNameError, match="gemm"):
         PrecisionPlan("gem")

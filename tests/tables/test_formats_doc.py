@@ -56,6 +56,16 @@ def test_the_flat_buffer_has_the_bytes_of_the_document():
             assert data[start + 4 : start + 5 + length] == text + b"\0"
 
 
+def test_plan_example_comes_back_byte_for_byte(tmp_path):
+    from quantkit.network.plan_file import load_plan
+
+    path = tmp_path / "plan.json"
+    path.write_text(example("plan"), encoding="utf-8")
+    given = load_plan(path)
+    assert given.plan.mode == "gemm+residual"
+    assert given.save(path).read_text(encoding="utf-8") == example("plan")
+
+
 def test_every_link_leads_to_a_heading():
     headings = {re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in re.findall(r"^## (.*)$", TEXT, re.M)}
     links = set(re.findall(r"\(#([^)]*)\)", TEXT))

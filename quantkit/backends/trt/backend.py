@@ -92,6 +92,7 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
     known = ALL_PRECISIONS
     symmetric_only = True
+    free_shapes = False  # it wants optimization profiles
 
     network: str = "onnx"
     ranges: str = "qdq"
