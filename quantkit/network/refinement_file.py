@@ -16,7 +16,7 @@ from quantkit.network.precision import QuantizedWeight
 from quantkit.network.refinement import Refinement
 from quantkit.tables.table import Entry
 
-VERSION = 1
+VERSION = 2
 HEADER = "header"
 ENTRY_FIELDS = ("scale", "minimum", "maximum", "method", "reason")
 
