@@ -275,10 +275,12 @@ def test_what_no_constant_can_shift_is_shifted_in_front_of_a_symmetric_quantizer
     refinement = refine(network.index, moments, PrecisionPlan(), ("shift",), span)
     name = "layer0.ffn.gelu"
     assert refinement.summands.keys() == {f"layer{i}.{t}" for i in range(2) for t in ("ffn.gelu", "attention.context")}
-    result = insert_qdq(network.proto, table, PrecisionPlan(), refinement)
+    others = frozenset({"1", "layer0.attention.*", "layer0.ffn.intermediate.*"})
+    result = insert_qdq(network.proto, table, PrecisionPlan(skip=others), refinement)
+    assert result.quantized == ["layer0.ffn.output.matmul"]
     nodes = {node.name: node for node in result.proto.graph.node}
     assert nodes[f"{name}.quantized"].input[0] == f"{name}.shifted"
     values = run(result.proto, TOKENS[0], [name, f"{name}.shifted", "layer0.ffn.output"])
     assert np.allclose(values[f"{name}.shifted"], values[name] - middle(moments[name]), atol=1e-5)
     exact = run(network.proto, TOKENS[0], ["layer0.ffn.output"])["layer0.ffn.output"]
-    assert np.abs(values["layer0.ffn.output"] - exact).max() < 0.1 * np.abs(exact).max()  # the bias takes it back
+    assert np.abs(values["layer0.ffn.output"] - exact).max() < 0.02 * np.abs(exact).max()  # the bias takes it back
