@@ -266,3 +266,21 @@ def test_steps_by_name() -> None:
     for bad in ("", "none,shift"):
         with pytest.raises(InputError):
             parse_steps(bad)
+
+
+def test_what_no_constant_can_shift_is_shifted_in_front_of_a_symmetric_quantizer(
+    network: Network, table: CalibrationTable, moments: dict[str, Moments]
+) -> None:
+    assert not refine(network.index, moments, PrecisionPlan(symmetric=False), STEPS, span).summands
+    refinement = refine(network.index, moments, PrecisionPlan(), ("shift",), span)
+    name = "layer0.ffn.gelu"
+    assert refinement.summands.keys() == {f"layer{i}.{t}" for i in range(2) for t in ("ffn.gelu", "attention.context")}
+    others = frozenset({"1", "layer0.attention.*", "layer0.ffn.intermediate.*"})
+    result = insert_qdq(network.proto, table, PrecisionPlan(skip=others), refinement)
+    assert result.quantized == ["layer0.ffn.output.matmul"]
+    nodes = {node.name: node for node in result.proto.graph.node}
+    assert nodes[f"{name}.quantized"].input[0] == f"{name}.shifted"
+    values = run(result.proto, TOKENS[0], [name, f"{name}.shifted", "layer0.ffn.output"])
+    assert np.allclose(values[f"{name}.shifted"], values[name] - middle(moments[name]), atol=1e-5)
+    exact = run(network.proto, TOKENS[0], ["layer0.ffn.output"])["layer0.ffn.output"]
+    assert np.abs(values["layer0.ffn.output"] - exact).max() < 0.02 * np.abs(exact).max()  # the bias takes it back
