@@ -75,8 +75,8 @@ def insert_qdq(
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
     <tensor>.zero_point, and <tensor>.smoothed, .scaled or .shifted where a Mul or an Add stands in front. A factor
     behind the first attention product, where that is quantized, goes to the query, and the unscaled scores are gone
-    with it, unless `early_factor` is off. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32
-    and are listed with the reason.
+    with it, unless `early_factor` is off. A tensor that the table lacks, or whose scale is 0 or not finite, and the
+    products that read it, stay FP32 and are listed with the reason.
 
     Args:
         proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
