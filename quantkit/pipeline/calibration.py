@@ -11,13 +11,15 @@ from typing import Any
 from quantkit.calibrate import CALIBRATORS, calibrate_histograms, make_calibrator
 from quantkit.calibrate.base import Calibrator
 from quantkit.collect.histogram import Histogram
-from quantkit.collect.store import load_histograms, save_histograms
+from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
 from quantkit.errors import QuantkitError, TableError
 from quantkit.files import cache_dir, sha256_json
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
-from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.locks import alone_in, exclusive
+from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tables import parameters_of, table_from
+from quantkit.pipeline.unfinished import PassCheckpoint
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
@@ -101,6 +103,9 @@ def key_of(provenance: Provenance) -> str:
 def collect(workspace: Workspace) -> Collected:
     """Histograms of every activation over the calibration sample, from the cache when it has them.
 
+    A pass that was interrupted goes on from its last checkpoint. Of several processes that want the same histograms
+    one collects and the others wait for it.
+
     Raises:
         CalibrationError: NaN or Inf in an activation; nothing to collect.
     """
@@ -108,20 +113,32 @@ def collect(workspace: Workspace) -> Collected:
     provenance = provenance_of(workspace, batches)
     kinds = kinds_of(workspace)
     path = histograms_path(provenance)
-    if path.is_file():
-        try:
-            stored = load_histograms(path)
-        except TableError as error:
-            workspace.watcher.say(f"The cached histograms are not used: {error.message}")
-        else:
+    checkpoint = PassCheckpoint(path.stem, threads_of(workspace.settings))
+    with exclusive(f"histograms {path.stem}", workspace.watcher, "Another process collects the same; waiting for it."):
+        if (stored := cached_histograms(workspace, path)) is not None:
+            checkpoint.discard()
             seconds = float(stored.meta["seconds"])
             return Collected(stored.histograms, provenance, seconds, True, path, kinds.kinds, kinds.unmasked)
-    started = time.perf_counter()
-    histograms = collect_batches(workspace, batches)
-    seconds = time.perf_counter() - started
-    collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
-    collected.save(path)
-    return collected
+        started = time.perf_counter()
+        histograms = collect_batches(workspace, batches, checkpoint)
+        seconds = checkpoint.seconds + time.perf_counter() - started
+        collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
+        collected.save(path)
+        checkpoint.discard()
+        return collected
+
+
+def cached_histograms(workspace: Workspace, path: Path) -> HistogramFile | None:
+    """The histograms that the cache keeps at `path`; None when there are none, or none that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        stored = load_histograms(path)
+        float(stored.meta["seconds"])
+    except (TableError, KeyError, TypeError, ValueError) as error:
+        workspace.watcher.say(f"The cached histograms are not used: {getattr(error, 'message', error)}")
+        return None
+    return stored
 
 
 def histograms_path(provenance: Provenance) -> Path:
@@ -236,17 +253,18 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """
     calibrators = calibrators_for(settings)
     workspace = Workspace(settings, watcher)
-    collected = collect(workspace)
     folder = settings.out or Path("quantkit-out")
-    return {
-        "out": str(folder),
-        "histograms": str(collected.save(folder / "histograms.npz")),
-        "samples": None if collected.provenance is None else collected.provenance.samples,
-        "refused_samples": workspace.sample.refused,
-        "seconds": round(collected.seconds, 3),
-        "reused": collected.reused,
-        "tables": write_methods(collected, calibrators, folder),
-    }
+    with alone_in(folder, watcher):
+        collected = collect(workspace)
+        return {
+            "out": str(folder),
+            "histograms": str(collected.save(folder / "histograms.npz")),
+            "samples": None if collected.provenance is None else collected.provenance.samples,
+            "refused_samples": workspace.sample.refused,
+            "seconds": round(collected.seconds, 3),
+            "reused": collected.reused,
+            "tables": write_methods(collected, calibrators, folder),
+        }
 
 
 def write_methods(collected: Collected, calibrators: Sequence[Calibrator], folder: Path) -> list[dict[str, Any]]:

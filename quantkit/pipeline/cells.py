@@ -103,6 +103,7 @@ class Column:
             return where | {"precision": trial.precision, "status": "failed", "reason": str(error)}, False
         if found["status"] == "ok" and trial.result is not None:
             write_json(path, {**found, "predictions": trial.result.predictions.tolist()})
+            job.forget([trial, self.reference])
         return found, False
 
     def key(self, calibrator: Calibrator | None) -> str:
