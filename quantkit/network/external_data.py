@@ -51,6 +51,22 @@ def read_external_data(model: onnx.ModelProto, folder: Path) -> None:
         del tensor.external_data[:]
 
 
+def check_types(model: onnx.ModelProto, source: str) -> None:
+    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
+
+    onnx.checker lets them pass.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for tensor in _tensors(model.graph):
+        _bytes(tensor)
+    graph = model.graph
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.tensor_type.elem_type not in TensorProto.DataType.values():
+            raise ModelError(f"{source} gives {info.name} the unknown element type {info.type.tensor_type.elem_type}.")
+
+
 def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external constant, checked."""
     entries = {entry.key: entry.value for entry in tensor.external_data}

@@ -15,8 +15,10 @@ from quantkit.errors import ModelError
 from quantkit.network.index import GraphIndex, attribute, has_subgraph, reads
 
 SMALL = 1024  # constants up to this many elements may hold shapes, so inference gets to see their values
-LARGEST = 1 << 27  # elements; nothing larger is folded
+LARGEST = 1 << 27  # elements; nothing larger is folded, nor more than that in one pass
 ROUNDS = 16  # each round folds what the last one's shapes made known; real exports need two or three
+GROWING = frozenset(("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot"))
+"""Operators whose results may be far larger than their inputs."""
 NOT_FOLDED = frozenset(
     (
         "QuantizeLinear",
@@ -119,6 +121,7 @@ class _Constants:
 
     def __init__(self, index: GraphIndex) -> None:
         self.index, self.folded = index, dict[str, npt.NDArray[Any]]()
+        self.elements = 0
         self._converted: dict[str, npt.NDArray[Any]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -144,13 +147,42 @@ def _fold(node: onnx.NodeProto, index: GraphIndex, values: _Constants, opsets: A
         return True
     if not all(name in values for name in node.input if name):
         return False
-    if any(_elements(index.shape(name)) > LARGEST for name in node.output if name):
+    if values.elements + _elements_of(node, index, values) > LARGEST:
         return False
     results = _evaluate(node, {name: values[name] for name in node.input if name}, opsets)
     if results is None:
         return False
     values.folded.update(results)
+    values.elements += sum(value.size for value in results.values())
     return True
+
+
+def _elements_of(node: onnx.NodeProto, index: GraphIndex, values: _Constants) -> int:
+    """Elements of all results of a node whose inputs are known: by inference, or by the values that decide them.
+
+    A few bytes of a file can ask for any number of elements. Where nothing is known, operators that give no more
+    elements than they take, or as many as broadcasting does, are believed, all others count as too many.
+    """
+    shapes = [index.shape(name) for name in node.output if name]
+    if all(shape is not None and all(isinstance(d, int) for d in shape) for shape in shapes):
+        return sum(map(_elements, shapes))
+    taken = [values[name] for name in node.input if name]
+    match node.op_type, taken:
+        case "ConstantOfShape", [shape]:
+            return _product(shape)
+        case "Expand", [data, shape]:
+            return max(1, data.size) * _product(shape)
+        case "Tile", [data, repeats]:
+            return int(data.size) * _product(repeats)
+        case "Range", [start, limit, delta] if all(value.size == 1 for value in taken) and float(delta.item()):
+            return int(min(2 * LARGEST, max(0.0, (float(limit.item()) - float(start.item())) / float(delta.item()))))
+    grows = node.op_type in GROWING
+    return 2 * LARGEST if grows else prod(max(1, value.size) for value in taken[:2])
+
+
+def _product(extents: npt.NDArray[Any]) -> int:
+    """Product of what is to be a shape, as a whole number of any size."""
+    return prod(max(1, abs(int(extent))) for extent in extents.ravel()[:64])
 
 
 def _extents(node: onnx.NodeProto, index: GraphIndex) -> npt.NDArray[np.int64] | None:

@@ -14,7 +14,7 @@ from quantkit.collect.histogram import Histogram
 from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import cache_dir, sha256_json
+from quantkit.files import cache_dir, read_bytes, sha256_file, sha256_json, write_text
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
 from quantkit.pipeline.locks import alone_in, exclusive
 from quantkit.pipeline.settings import Settings, threads_of
@@ -169,6 +169,9 @@ def calibrate(workspace: Workspace) -> Calibrated:
     )
     kept = cache_dir() / "tables" / f"{key_of(expected)}.json"
     places = [kept] if settings.out is None else [settings.out / f"{calibrator.name}.json", kept]
+    if kept.is_file() and not unchanged(kept):
+        workspace.watcher.say(f"{kept} is not the table that was kept there, and is not used.")
+        places.remove(kept)
     for path in places:
         if (found := fitting_table(workspace, path, expected)) is not None:
             save_table(settings, found)
@@ -178,7 +181,19 @@ def calibrate(workspace: Workspace) -> Calibrated:
     table = calibrated_table(collected, calibrator)
     seconds = (0.0 if collected.reused else collected.seconds) + time.perf_counter() - started
     table.save(kept)
+    write_text(digest_file(kept), sha256_file(kept) + "\n")
     return Calibrated(table, summary_of(table, save_table(settings, table) or kept, seconds, reused=False))
+
+
+def digest_file(path: Path) -> Path:
+    """Where the SHA-256 of a table in the cache stands; a table itself may be edited by hand, one in the cache not."""
+    return path.with_suffix(".sha256")
+
+
+def unchanged(path: Path) -> bool:
+    """Whether a table in the cache is the one that was put there."""
+    digest = digest_file(path)
+    return digest.is_file() and bytes(read_bytes(digest)).strip() == sha256_file(path).encode()
 
 
 def fitting_table(workspace: Workspace, path: Path, expected: Provenance) -> CalibrationTable | None:

@@ -16,13 +16,12 @@ docs/interruption.md says what that means for each command.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from quantkit.collect.store import load_histograms, save_histograms
 from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluate.accuracy import logits_name
 from quantkit.evaluate.latency import Latency
-from quantkit.files import cache_dir, read_bytes, sha256_json, write_json
+from quantkit.files import cache_dir, read_sealed, sha256_json, write_sealed
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.report.record import cpu_name, versions
 from quantkit.types import Array, FeedDict, Runner, TensorSpec
@@ -47,6 +46,9 @@ SECONDS = 10.0
 """A job that is killed loses at most this much work, more only where writing takes long."""
 SHARE = 20
 """A checkpoint that took t seconds to write is followed by at least this many t of work."""
+
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+"""What comes of a file that has a right hash and is none of ours."""
 
 
 def folder() -> Path:
@@ -175,8 +177,7 @@ class KeptAnswers:
         started = time.perf_counter()
         shapes = [list(answer.shape) for answer in self._answers]
         data = b"".join(answer.astype("<f4").tobytes() for answer in self._answers).hex()
-        value = {"shapes": shapes, "logits": data}
-        write_json(self._path, {**value, "sha256": sha256_json(value)})
+        write_sealed(self._path, {"shapes": shapes, "logits": data})
         self._pace.written(started)
 
     def close(self) -> None:
@@ -186,26 +187,15 @@ class KeptAnswers:
 
 def _read_answers(path: Path) -> list[Array]:
     """The kept logits, batch by batch; none when there is no such file, or it is damaged."""
-    value = _read(path)
-    if value is None:
-        return []
-    data, answers, start = np.frombuffer(bytes.fromhex(value["logits"]), "<f4"), [], 0
-    for shape in value["shapes"]:
-        size = int(np.prod(shape))
-        answers.append(data[start : start + size].reshape(shape).astype(np.float32))
-        start += size
-    return answers
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object that carries its own hash; None when there is none, or it is damaged."""
     try:
-        value = read_bytes(path, json.loads) if path.is_file() else None
-    except (ValueError, RecursionError, QuantkitError):
-        return None
-    if not isinstance(value, dict) or value.pop("sha256", None) != sha256_json(value):
-        return None
-    return value
+        value = read_sealed(path) or {"logits": "", "shapes": []}
+        data, answers, start = np.frombuffer(bytes.fromhex(value["logits"]), "<f4"), [], 0
+        for rows, outputs in value["shapes"]:
+            answers.append(data[start : start + rows * outputs].reshape(rows, outputs).astype(np.float32))
+            start += rows * outputs
+    except _FOREIGN:
+        return []
+    return answers
 
 
 def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None, settings: Settings) -> str:
@@ -243,16 +233,17 @@ def latencies_path(engines: Sequence[str], data_sha256: str, rounds: int) -> Pat
 
 def keep_latencies(path: Path, latencies: Sequence[Latency]) -> None:
     """Keeps the latencies of engines that were timed together."""
-    value = {"latencies": [asdict(latency) | {"samples_ms": list(latency.samples_ms)} for latency in latencies]}
-    write_json(path, {**value, "sha256": sha256_json(value)})
+    rows = [asdict(latency) | {"samples_ms": list(latency.samples_ms)} for latency in latencies]
+    write_sealed(path, {"latencies": rows})
 
 
 def kept_latencies(path: Path) -> list[Latency] | None:
     """The latencies that an interrupted run has measured; None when it has not."""
-    value = _read(path)
-    if value is None:
+    try:
+        rows = (read_sealed(path) or {})["latencies"]
+        return [Latency(**{**row, "samples_ms": tuple(row["samples_ms"])}) for row in rows] or None
+    except _FOREIGN:
         return None
-    return [Latency(**{**row, "samples_ms": tuple(row["samples_ms"])}) for row in value["latencies"]]
 
 
 def discard(paths: Sequence[Path]) -> None:

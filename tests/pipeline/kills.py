@@ -119,8 +119,12 @@ def calls_of(name: str, model: Path, data: Path, notes: Path) -> None:
     notes.write_text(json.dumps([seen, files]))
 
 
-def forked(folder: Path, work: Callable[[], None]) -> int:
-    """Does the work in a process of its own, in `folder`; its exit status, negative for a signal."""
+def forked(folder: Path, work: Callable[[], None], *, tell: bool = True) -> int:
+    """Does the work in a process of its own, in `folder`; its exit status, negative for a signal.
+
+    With `tell` an exception that no user should meet is printed. A stop inside zipfile or json may end in an
+    exception of theirs.
+    """
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -134,7 +138,7 @@ def forked(folder: Path, work: Callable[[], None]) -> int:
     except (KeyboardInterrupt, RuntimeError):
         pass
     except BaseException as error:
-        if type(error).__name__ != "StorageError":
+        if tell and type(error).__name__ != "StorageError":
             traceback.print_exc()
             status = 1
     finally:
@@ -149,7 +153,7 @@ def attempt(folder: Path, model: Path, data: Path, name: str, point: int = 0, ac
             sys.setprofile(stop_at(point, action))
         job(name, model, data)
 
-    return forked(folder, work)
+    return forked(folder, work, tell=not point)
 
 
 def stable(value: Any) -> Any:

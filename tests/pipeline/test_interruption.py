@@ -191,6 +191,17 @@ def test_a_full_disk_is_told_at_once_and_loses_nothing(settings, runs, monkeypat
     assert runs.batches == 3 + 1 + 5
 
 
+def test_a_kept_table_that_was_touched_is_made_again(settings, runs, tmp_path):
+    wanted = settings(out=None, precisions=("int8",))
+    first = job.run_settings(wanted, SilentWatcher(), latency=False).data["calibration"]
+    table = Path(first["table"])
+    whole = table.read_bytes()
+    assert job.run_settings(wanted, SilentWatcher(), latency=False).data["calibration"]["reused"]
+    table.write_bytes(whole.replace(b'"scale": ', b'"scale": 1'))
+    assert not job.run_settings(wanted, SilentWatcher(), latency=False).data["calibration"]["reused"]
+    assert table.read_bytes() == whole
+
+
 def test_regression_scores_come_back_as_they_were(tmp_path):
     class Engine:
         inputs = outputs = ()
