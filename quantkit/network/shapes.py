@@ -15,7 +15,7 @@ from quantkit.errors import ModelError
 from quantkit.network.index import GraphIndex, attribute, has_subgraph, reads
 
 SMALL = 1024  # constants up to this many elements may hold shapes, so inference gets to see their values
-LARGEST = 1 << 27  # elements; nothing larger is folded, nor more than that in one pass
+LARGEST = 1 << 27  # elements; nothing larger is folded
 ROUNDS = 16  # each round folds what the last one's shapes made known; real exports need two or three
 GROWING = frozenset(("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot"))
 """Operators whose results may be far larger than their inputs."""
@@ -92,20 +92,24 @@ def fold_constants(model: onnx.ModelProto) -> None:
     Raises:
         ModelError: shapes contradict each other.
     """
+    # A transposed weight is as large as the weight; what is folded beside that is small.
+    left = LARGEST + 2 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
     for _ in range(ROUNDS):
         infer_shapes(model)
-        if not _fold_once(model):
+        folded = _fold_once(model, left)
+        if folded is None:
             break
+        left -= folded
     _drop_unread(model)
 
 
-def _fold_once(model: onnx.ModelProto) -> bool:
-    """One pass over the nodes in order; says whether it folded anything."""
+def _fold_once(model: onnx.ModelProto, most: int) -> int | None:
+    """One pass over the nodes in order, for `most` elements; how many it folded, None when no node was folded."""
     index = GraphIndex(model.graph)
-    values = _Constants(index)
+    values = _Constants(index, most)
     kept = [node for node in model.graph.node if not _fold(node, index, values, model.opset_import)]
     if len(kept) == len(model.graph.node):
-        return False
+        return None
     needed = {name for node in kept for name in node.input} | {info.name for info in model.graph.output}
     needed |= {name for node in kept if has_subgraph(node) for name in values.folded}
     del model.graph.node[:]
@@ -113,15 +117,15 @@ def _fold_once(model: onnx.ModelProto) -> bool:
     for name, value in values.folded.items():
         if name in needed:
             model.graph.initializer.append(numpy_helper.from_array(value, name))
-    return True
+    return values.elements
 
 
 class _Constants:
     """Values of initializers, converted when first asked for, and of what was folded in this pass."""
 
-    def __init__(self, index: GraphIndex) -> None:
+    def __init__(self, index: GraphIndex, most: int) -> None:
         self.index, self.folded = index, dict[str, npt.NDArray[Any]]()
-        self.elements = 0
+        self.elements, self.most = 0, most
         self._converted: dict[str, npt.NDArray[Any]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -147,7 +151,8 @@ def _fold(node: onnx.NodeProto, index: GraphIndex, values: _Constants, opsets: A
         return True
     if not all(name in values for name in node.input if name):
         return False
-    if values.elements + _elements_of(node, index, values) > LARGEST:
+    elements = _elements_of(node, index, values)
+    if elements > LARGEST or values.elements + elements > values.most:
         return False
     results = _evaluate(node, {name: values[name] for name in node.input if name}, opsets)
     if results is None:
