@@ -44,6 +44,10 @@ class OutputError:
 
     def of_range(self, low: float, high: float) -> float:
         """What quantizing the input with a range costs."""
+        return self.of(self.of_rows(low, high))
+
+    def of_rows(self, low: float, high: float) -> Vector:
+        """What quantizing the input with a range changes in its rows, (n, C)."""
         if self._symmetric:
             scale = np.float32(max(-low, high) / INT8_MAX)
             codes, zero_point = np.clip(np.rint(self._rows / scale), -INT8_MAX, INT8_MAX), 0
@@ -51,7 +55,8 @@ class OutputError:
             grid = Grid.between(low, high)
             scale, zero_point = grid.scale, grid.zero_point
             codes = np.clip(np.rint(self._rows / scale) + np.float32(zero_point), 0, 2 * INT8_MAX + 1)
-        return self.of((codes - np.float32(zero_point)) * scale - self._rows)
+        errors: Vector = (codes - np.float32(zero_point)) * scale - self._rows
+        return errors
 
     def best_range(self, low: float, high: float) -> Range:
         """The range within [low, high] that costs least; ends are tried one after the other, the upper one first."""

@@ -7,7 +7,7 @@ Steps, each of which can be left out; those that are made come in this order:
     smooth  evens out the channels in front of each quantizer; strength by the error measured on rows kept for it
     range   chooses each activation's range by that error, instead of by its histogram
     round   rounds weights so that their errors cancel
-    bias    adds what rounding costs on average to the biases
+    bias    adds what rounding and clipping cost on average to the biases
 
 An edge's error is the squared error at the results of its products, over rows that means and moments do not rest on.
 """
@@ -147,7 +147,7 @@ class _Work:
             weights = [weight * factors[:, None] for weight in weights]
         entry = self._entry(moments, weights, range_of, changed=factors is not None or SHIFT in self.steps)
         quantized = self._rounded(weights, moments)
-        biases = self._biases(weights, quantized, moments)
+        biases = self._biases(weights, quantized, moments, self._mean_error(moments, weights, entry))
         names = [reader.product.weight for reader in self.edge.readers]
         # What is rounded to the nearest and not smoothed, insert_qdq makes itself.
         kept = factors is not None or ROUND in self.steps
@@ -175,20 +175,38 @@ class _Work:
         return (-self.centre if factors is None else -self.centre / factors).astype(np.float32)
 
     def _biases(
-        self, weights: Sequence[Vector], quantized: Sequence[QuantizedWeight], moments: Moments
+        self, weights: Sequence[Vector], quantized: Sequence[QuantizedWeight], moments: Moments, error: Floats
     ) -> dict[str, Vector]:
-        """What the products' biases take: the shift in front of the quantizer, and what rounding costs on average."""
+        """What the products' biases take: the shift in front of the quantizer, and what rounding costs on average.
+
+        Args:
+            weights: as the quantizer's input meets them.
+            quantized: their INT8 forms.
+            moments: of the quantizer's input.
+            error: (C,), what quantizing changes in the input on average.
+        """
         if self.centre is None and BIAS not in self.steps:
             return {}
         biases = {}
         for reader, weight, codes in zip(self.edge.readers, weights, quantized, strict=True):
             taken = np.zeros(weight.shape[1])
             if BIAS in self.steps:
-                taken += moments.mean @ (weight.astype(np.float64) - codes.values)
+                taken += moments.mean @ (weight.astype(np.float64) - codes.values) - error @ codes.values
             if self.centre is not None:
                 taken += self.centre @ self.folder.value(reader.product.weight).astype(np.float64)
             biases[reader.bias] = taken.astype(np.float32)
         return biases
+
+    def _mean_error(self, moments: Moments, weights: Sequence[Vector], entry: Entry | None) -> Floats:
+        """What the activation's grid changes in each channel on average, over the kept rows; 0 where it is not known.
+
+        Rounding alone leaves next to nothing. Clipping takes from one side, and the logits drift.
+        """
+        if entry is None or entry.minimum is None or entry.maximum is None or entry.amax == 0:
+            return np.zeros(len(moments.mean))
+        low, high = max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax)
+        errors = OutputError(moments.sample, weights, self.symmetric).of_rows(min(low, 0.0), max(high, 0.0))
+        return np.asarray(errors.mean(axis=0, dtype=np.float64))
 
     def _smoothing(self, weights: Sequence[Vector]) -> tuple[float | None, Vector | None]:
         """The strength that costs least on the rows kept for it, with its factors; None where none gains anything."""

@@ -14,7 +14,7 @@ def repeat(data: Mapping[str, Any]) -> dict[str, Any]:
         ("Settings", context["settings"]),
         ("Model", data.get("model") or {}),
         ("Task and data", data.get("task") or {}),
-        ("Calibration", data.get("calibration") or {}),
+        ("Calibration", _calibration(data.get("calibration") or {})),
         ("Machine", {**context["machine"], "time": context["time"]}),
         ("Versions", context["versions"]),
         ("Files", {entry["path"]: f"SHA-256 {entry['sha256']}" for entry in files.values()}),
@@ -22,6 +22,11 @@ def repeat(data: Mapping[str, Any]) -> dict[str, Any]:
     pairs = [(name, [(key, shown(value)) for key, value in values.items()]) for name, values in groups]
     told = [(name, [(key, text) for key, text in facts if text]) for name, facts in pairs]
     return {"command": context.get("command", ""), "groups": told}
+
+
+def _calibration(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts on calibration, of the refinement its steps only; the rest of it is a line an activation."""
+    return {**facts, "refinement": (facts.get("refinement") or {}).get("steps")}
 
 
 def shown(value: Any) -> str:

@@ -114,6 +114,10 @@ def show_record(record: Mapping[str, Any]) -> None:
         samples = f"{calibration['samples']} sentences, " if calibration["samples"] else ""
         ranges = f"{calibration['method']} ranges of {calibration['tensors']} tensors"
         console.print(f"calibration: {ranges} ({samples}{how}), {calibration['table']}", soft_wrap=True)
+        refinement = calibration.get("refinement") or {}
+        if refinement.get("steps"):
+            took = "reused" if refinement["reused"] else f"{refinement['seconds']:.1f} s"
+            console.print(f"refinement: {', '.join(refinement['steps'])} ({took})")
     console.print(record_table(record))
     for line in record.get("verdict", ()):
         console.print(line)
