@@ -30,9 +30,21 @@ from typing import Any
 
 FILE_CALLS = frozenset(("replace", "fsync", "fdopen", "write", "flush", "unlink", "chmod", "mkdir", "open", "close"))
 VOLATILE = frozenset(
-    ("time", "seconds", "latency_ms", "throughput_per_s", "speedup", "fp32_ms", "reused", "kept", "command", "verdict")
+    (
+        "time",
+        "seconds",
+        "latency_ms",
+        "throughput_per_s",
+        "speedup",
+        "fp32_ms",
+        "reused",
+        "kept",
+        "command",
+        "verdict",
+        "file",
+    )
 )
-"""Keys of a record that hold times, or tell how often the job was started."""
+"""Keys of a record that hold times or places in the cache, or tell how often the job was started."""
 JOBS = ("calibrate", "run", "eval", "compare")
 ACTIONS = ("kill", "kill", "interrupt", "fail", "full")
 STOPPED = 77
@@ -170,10 +182,12 @@ def content(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         place = str(path.relative_to(folder))
-        if not path.is_file() or path.suffix in (".lock", ".part", ".html"):
-            continue
+        if not path.is_file() or path.suffix in (".lock", ".part", ".html", ".md"):
+            continue  # report and README show the record's times
         data = path.read_bytes()
-        if path.suffix == ".npz":
+        if path.parent.name == "refinements":
+            data = refined(path)
+        elif path.suffix == ".npz":
             data = b"".join(
                 repr((name, [getattr(h, field) for field in h.SCALARS])).encode() + h.counts.tobytes()
                 for name, h in load_histograms(path).histograms.items()
@@ -184,6 +198,17 @@ def content(folder: Path) -> dict[str, str]:
             data = json.dumps(value).encode()
         found[place] = hashlib.sha256(data).hexdigest()
     return found
+
+
+def refined(path: Path) -> bytes:
+    """What a refinement file holds, the seconds it took left out."""
+    from quantkit.network.refinement_file import load_refinement
+
+    found, _ = load_refinement(path)
+    arrays = (found.constants, found.biases, found.factors, found.summands)
+    parts = [repr((name, value.tolist())) for named in arrays for name, value in named.items()]
+    parts += [repr((name, w.codes.tolist(), w.scales.tolist())) for name, w in found.weights.items()]
+    return "\n".join([*parts, repr(sorted(found.entries.items())), repr(found.steps)]).encode()
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:

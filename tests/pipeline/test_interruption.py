@@ -117,14 +117,14 @@ def test_an_evaluation_goes_on_with_the_next_batch(settings, runs):
     calibration, evaluation = 8, 13
     runs.stop = (calibration + evaluation + 4, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        job.run_settings(settings(), SilentWatcher(), latency=False)
+        job.run_settings(settings(refine="none"), SilentWatcher(), latency=False)
     assert len(left()) == 2
     runs.batches, runs.stop = 0, None
-    found = job.run_settings(settings(), SilentWatcher(), latency=False)
+    found = job.run_settings(settings(refine="none"), SilentWatcher(), latency=False)
     assert runs.batches == evaluation - 4
     assert not left()
     runs.batches = 0
-    again = job.run_settings(settings(), SilentWatcher(), latency=False)
+    again = job.run_settings(settings(refine="none"), SilentWatcher(), latency=False)
     assert runs.batches == 2 * evaluation
     assert [row["metrics"] for row in found.engines] == [row["metrics"] for row in again.engines]
 
@@ -133,18 +133,18 @@ def test_answers_of_another_engine_or_damaged_ones_are_computed(settings, runs):
     def interrupted(**changes) -> None:
         runs.batches, runs.stop = 0, (8 + 13 + 4, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            job.run_settings(settings(**changes), SilentWatcher(), latency=False)
+            job.run_settings(settings(refine="none", **changes), SilentWatcher(), latency=False)
         runs.batches, runs.stop = 0, None
 
     interrupted()
-    job.run_settings(settings(symmetric=True), SilentWatcher(), latency=False)
+    job.run_settings(settings(refine="none", symmetric=True), SilentWatcher(), latency=False)
     assert runs.batches == 13  # FP32's answers are the same engine's, INT8's are not
     (path,) = left()
     value = json.loads(path.read_text())
     value["logits"] = "00000000" + value["logits"][8:]
     path.write_text(json.dumps(value))
     runs.batches = 0
-    job.run_settings(settings(), SilentWatcher(), latency=False)
+    job.run_settings(settings(refine="none"), SilentWatcher(), latency=False)
     assert runs.batches == 2 * 13
 
 
