@@ -97,6 +97,22 @@ def read_bytes(path: Path, reader: Callable[[bytes], Any] = bytes) -> Any:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def write_sealed(path: Path, value: dict[str, Any]) -> Path:
+    """Writes a JSON object with a SHA-256 of itself under "sha256", atomically, and returns the path."""
+    return write_json(path, {**value, "sha256": sha256_json(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object that `write_sealed` wrote; None when there is none, or it is not what was written."""
+    try:
+        value = read_bytes(path, json.loads) if Path(path).is_file() else None
+        if not isinstance(value, dict) or value.pop("sha256", None) != sha256_json(value):
+            return None
+    except (ValueError, RecursionError, StorageError):
+        return None
+    return value
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()

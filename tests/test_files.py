@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from quantkit.errors import StorageError
-from quantkit.files import atomic_file, cache_dir, check_writable, read_bytes, sha256_file, write_json, write_text
+from quantkit.files import (
+    atomic_file,
+    cache_dir,
+    check_writable,
+    read_bytes,
+    read_sealed,
+    sha256_file,
+    write_json,
+    write_sealed,
+    write_text,
+)
 
 
 def names(folder):
@@ -76,3 +86,14 @@ def test_where_the_cache_lives(tmp_path, monkeypatch):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(np.arange(3, dtype=np.uint8).tobytes())
     assert sha256_file(tmp_path / "x") == "ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc"
+
+
+def test_a_sealed_object_comes_back_unless_it_was_touched(tmp_path):
+    value = {"x": [1, 0.1], "y": "é"}
+    path = write_sealed(tmp_path / "a.json", value)
+    assert read_sealed(path) == value
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    assert read_sealed(path) is None
+    path.write_text("[" * 100_000)
+    assert read_sealed(path) is None
+    assert read_sealed(tmp_path / "nothing") is None

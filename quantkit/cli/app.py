@@ -20,6 +20,8 @@ from quantkit.cli import (
     evaluate,
     export,
     migrate,
+    plugins,
+    profile,
     report,
     run,
     sensitivity,
@@ -75,10 +77,12 @@ for name, command in (
     ("audit", audit.audit),
     ("compare", compare.compare),
     ("report", report.report),
+    ("profile", profile.profile),
     ("doctor", doctor.doctor),
 ):
     app.command(name)(command)
 app.add_typer(table.app)
+app.add_typer(plugins.app, name="plugins")
 
 
 def main() -> None:

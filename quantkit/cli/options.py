@@ -102,7 +102,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         "shift, smooth, range, round, bias.",
         ENGINES,
     ),
-    "network": (str, ("--network",), "How the network is made: onnx (parser) or api (network API).", TENSORRT),
+    "network": (str, ("--network",), "How the network is made: onnx (parser), api (network API) or plugins.", TENSORRT),
     "ranges": (
         str,
         ("--ranges",),
@@ -110,6 +110,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         TENSORRT,
     ),
     "shapes": (str, ("--shapes",), "Dynamic shapes, min:opt:max, for example 1x8:16x64:32x128.", TENSORRT),
+    "packed": (bool, ("--packed/--padded",), "Pack sentences without padding (--network plugins).", TENSORRT),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
@@ -139,7 +140,7 @@ MODEL_AND_DATA = (
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric", "refine", "plan")
-ENGINE = ("network", "ranges", "shapes", "cuda_graphs")
+ENGINE = ("network", "ranges", "shapes", "packed", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 MAKING = (
     *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),

@@ -92,12 +92,32 @@ class Collector:
             raise InputError(f"A collector continues from histograms of one mode and mask threshold, not {len(kinds)}.")
         mode, mask_logits = kinds.pop()
         collector = cls(histograms, mode=mode, mask_logits=mask_logits, **options)
-        for name in collector._accumulators:
-            if name not in histograms:
-                raise InputError(f"The saved histograms lack {name}, which others are aliases of.")
-            collector._accumulators[name] = HistogramAccumulator(start=histograms[name])
-        collector.batches = batches
+        collector.check_state(histograms)
+        collector.resume(histograms, batches)
         return collector
+
+    def state(self) -> dict[str, Histogram]:
+        """What `resume` takes: the histogram of every tensor that is collected, without aliases."""
+        return {name: accumulator.snapshot() for name, accumulator in self._accumulators.items()}
+
+    def check_state(self, histograms: Mapping[str, Histogram]) -> None:
+        """Refuses histograms that this collector cannot go on from.
+
+        Raises:
+            InputError: a tensor is missing, or of another mode or mask threshold.
+        """
+        for name, accumulator in self._accumulators.items():
+            if name not in histograms:
+                raise InputError(f"The saved histograms lack {name}, which is to be collected.")
+            mine, saved = accumulator.snapshot(), histograms[name]
+            if (mine.mode, mine.mask_logits) != (saved.mode, saved.mask_logits):
+                raise InputError(f"The saved histogram of {name} is of another mode or mask threshold.")
+
+    def resume(self, histograms: Mapping[str, Histogram], batches: int) -> None:
+        """Goes on from `state()` of a collector with the same options, which had seen `batches` batches."""
+        for name in self._accumulators:
+            self._accumulators[name] = HistogramAccumulator(start=histograms[name])
+        self.batches = batches
 
     @property
     def collected(self) -> tuple[str, ...]:

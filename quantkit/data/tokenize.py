@@ -152,7 +152,8 @@ def encode(tokenizer: TextTokenizer, texts: Sequence[Sequence[str]], max_length:
         raise InputError(f"max_length is {limit}; special tokens and one word a sentence need {least}.")
     inputs = [row[0] if len(row) == 1 else (row[0], row[1]) for row in texts]
     backend = tokenizer.backend
-    encodings = backend.encode_batch(inputs)
+    with _panics(tokenizer.folder):
+        encodings = backend.encode_batch(inputs)
     # Cut in a second pass: asked for at once, the library also builds the overflowing pieces of every text.
     too_long = [i for i, encoding in enumerate(encodings) if len(encoding) > limit]
     if too_long:
@@ -183,7 +184,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a JSON {type(value).__name__} where an object was expected.")
@@ -204,7 +205,10 @@ def _read_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> tokenizer
     import tokenizers
 
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        with _panics(folder):
+            backend = tokenizers.Tokenizer.from_file(str(path))
+    except ModelError:
+        raise
     except Exception as error:  # the library raises plain Exception
         raise ModelError(f"{path} cannot be read: {error}.", "Copy the file again.") from error
     for name, own in _NORMALIZER_SETTINGS.items():
@@ -247,6 +251,19 @@ def _pad_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], config: 
         stored = config.get("pad_token_id")
         found = stored if isinstance(stored, int) else 0
     return found
+
+
+@contextmanager
+def _panics(folder: Path) -> Iterator[None]:
+    """Turns a panic of the library's native code, which is no Exception, into ModelError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"The tokenizer in {folder} is damaged: {error}.", "Copy tokenizer.json from the model's own folder."
+        ) from error
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def inputs_for(engine: Runner, feed: FeedDict) -> FeedDict:
 
 def _collect(engine: Runner, batches: BatchSource, progress: Progress | None) -> npt.NDArray[np.float32]:
     """Logits of all rows, padding rows at the end included."""
-    name = _logits_name(engine)
+    name = logits_name(engine)
     rows: list[npt.NDArray[np.float32]] = []
     seen = 0
     real = getattr(batches, "examples", None)
@@ -106,8 +106,8 @@ def _collect(engine: Runner, batches: BatchSource, progress: Progress | None) ->
     return np.concatenate(rows)
 
 
-def _logits_name(engine: Runner) -> str:
-    """The output that holds the logits."""
+def logits_name(engine: Runner) -> str:
+    """The output that holds the logits; ModelError when none of several is called so."""
     names = [spec.name for spec in engine.outputs]
     if len(names) == 1:
         return names[0]

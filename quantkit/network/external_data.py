@@ -51,6 +51,42 @@ def read_external_data(model: onnx.ModelProto, folder: Path) -> None:
         del tensor.external_data[:]
 
 
+def check_types(model: onnx.ModelProto, source: str) -> None:
+    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
+
+    onnx.checker lets them pass.
+
+    Raises:
+        ModelError: there is one.
+    """
+    try:
+        for text in _texts(model.graph):
+            # protobuf gives a name that is not UTF-8 as bytes, or fails to, by version.
+            if not isinstance(text, str):
+                raise ModelError(f"{source} holds the name {text!r}, which is not UTF-8.", "Export it again.")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{source} holds a name that is not UTF-8 ({error}).", "Export it again.") from error
+    for tensor in _tensors(model.graph):
+        _bytes(tensor)
+    graph = model.graph
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.tensor_type.elem_type not in TensorProto.DataType.values():
+            raise ModelError(f"{source} gives {info.name} the unknown element type {info.type.tensor_type.elem_type}.")
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[object]:
+    """Every name of a graph that is used later."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attr in node.attribute:
+            yield attr.name
+            for sub in [attr.g] if attr.type == AttributeProto.GRAPH else attr.graphs:
+                yield from _texts(sub)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        yield from (info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim))
+    yield from (tensor.name for tensor in graph.initializer)
+
+
 def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external constant, checked."""
     entries = {entry.key: entry.value for entry in tensor.external_data}

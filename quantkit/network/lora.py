@@ -36,6 +36,12 @@ REFUSED = (
 )
 """Settings of adapter_config.json that change the arithmetic; an adapter that uses one is refused."""
 
+LONGEST_PATTERN, MOST_ENDLESS = 1000, 3
+ENDLESS = re.compile(r"[*+{]")
+NESTED = re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
+"""Patterns are regular expressions of a stranger. Without repeated groups, references back and more than three
+repetitions their time is bounded by a low power of the name's length."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -71,7 +77,7 @@ class LoraConfig:
                 f"{folder} is not an adapter folder: it holds no adapter_config.json.",
                 "Give a PEFT folder (adapter_config.json, adapter_model.safetensors).",
             ) from error
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ModelError(f"{file} is not a readable adapter configuration: {error}.") from error
         if kind != "LORA":
             raise ModelError(f"{file} describes an adapter of type {kind!r}; quantkit merges only LORA.")
@@ -100,6 +106,11 @@ class LoraConfig:
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first pattern that is the module's name or the end of it, at a dot (PEFT's rule)."""
     for pattern, value in patterns.items():
+        if len(pattern) > LONGEST_PATTERN or len(ENDLESS.findall(pattern)) > MOST_ENDLESS or NESTED.search(pattern):
+            raise ModelError(
+                f"adapter_config.json holds the pattern {pattern[:60]!r}, which may take forever to match.",
+                "Write the names of the modules instead.",
+            )
         try:
             if re.match(rf"(?:.*\.)?(?:{pattern})$", module):
                 return value
@@ -159,12 +170,15 @@ class Adapter:
             raise ModelError(
                 f"The adapter's matrices for {name} have shapes {a.shape} and {b.shape}; expected (r, n), (m, r)."
             )
-        update = b.astype(np.float64) @ a.astype(np.float64)
-        update = update.T if embedding else update  # PEFT keeps an embedding's update as (width, rows)
-        if update.shape != weight.shape:
+        # PEFT keeps an embedding's update as (width, rows). Two thin matrices may have a product that fills any memory.
+        shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
+        if shape != weight.shape:
             raise ModelError(
-                f"The adapter changes {name} by a matrix of shape {update.shape}; the model's is {weight.shape}.",
+                f"The adapter changes {name} by a matrix of shape {shape}; the model's is {weight.shape}.",
                 "The adapter was trained on another model.",
             )
+        update = b.astype(np.float64) @ a.astype(np.float64)
+        update = update.T if embedding else update
         scaling = self.config.scaling(name.removesuffix(".weight"), a.shape[0])
-        return (weight.astype(np.float64) + scaling * update).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return as_float32(name, weight.astype(np.float64) + scaling * update)

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 from onnx import TensorProto, version_converter
 
 from quantkit.errors import ModelError
-from quantkit.network.external_data import MAX_BYTES, read_external_data
+from quantkit.network.external_data import MAX_BYTES, check_types, read_external_data
 from quantkit.network.graph import BATCH, SEQUENCE, Network
 from quantkit.network.index import has_subgraph
 from quantkit.network.shapes import fold_constants, infer_shapes, set_input_shapes
@@ -91,6 +91,7 @@ def read_model(file: Path) -> onnx.ModelProto:
     except (DecodeError, RecursionError) as error:
         raise ModelError(f"{file} is not an ONNX model, or it is damaged.", "Fetch or export it again.") from error
     read_external_data(model, file.parent)
+    check_types(model, file.name)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:

@@ -68,14 +68,15 @@ def insert_qdq(
     refinement: Refinement | None = None,
     *,
     rule: Rule | None = None,
+    early_factor: bool = True,
 ) -> QdqResult:
     """A copy of a float32 model in which the products that `plan` covers read quantized activations and weights.
 
     Names of tensors stay; new ones are derived: <tensor>.quantized, <tensor>.dequantized, <tensor>.scale,
     <tensor>.zero_point, and <tensor>.smoothed, .scaled or .shifted where a Mul or an Add stands in front. A factor
     behind the first attention product, where that is quantized, goes to the query, and the unscaled scores are gone
-    with it. A tensor that the table lacks, or whose scale is 0 or not finite, and the products that read it, stay FP32
-    and are listed with the reason.
+    with it, unless `early_factor` is off. A tensor that the table lacks, or whose scale is 0 or not finite, and the
+    products that read it, stay FP32 and are listed with the reason.
 
     Args:
         proto: the network, with free or fixed shapes; names must be those that `table` and `refinement` know.
@@ -83,6 +84,7 @@ def insert_qdq(
         plan: what becomes INT8; any plan goes with any refinement.
         refinement: changed constants with the ranges that go with them, weights rounded with care, corrected biases.
         rule: decides where pairs go; None is the encoder layers' placement of the plan's mode.
+        early_factor: see above; off, every quantized tensor keeps the table's own scale.
 
     Raises:
         ModelError: the opset is older than 13, or no encoder layer was recognised in the graph.
@@ -101,7 +103,7 @@ def insert_qdq(
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))
     multipliers: Multipliers = {tensor: ("smoothed", factors) for tensor, factors in refined.factors.items()}
-    for late in late_scales(index) if plan.places.products else ():
+    for late in late_scales(index) if plan.places.products and early_factor else ():
         if late.product in placement.quantized:
             grid = placement.grids[late.query]
             placement.grids[late.query] = replace(grid, scale=np.float32(grid.scale * late.factor))

@@ -70,7 +70,16 @@ def load_refinement(path: Path) -> tuple[Refinement, float]:
             }
         entries = {name: Entry(**dict(zip(ENTRY_FIELDS, row, strict=True))) for name, row in header["entries"].items()}
         steps, edges, seconds = tuple(header["steps"]), tuple(header["edges"]), float(header["seconds"])
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+        OSError,
+    ) as error:
         raise TableError(f"{path} is no refinement, or a damaged one: {error}.", "Delete the file.") from error
     return Refinement(**parts, weights=weights, entries=entries, steps=steps, edges=edges), seconds
 

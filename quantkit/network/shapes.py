@@ -17,6 +17,8 @@ from quantkit.network.index import GraphIndex, attribute, has_subgraph, reads
 SMALL = 1024  # constants up to this many elements may hold shapes, so inference gets to see their values
 LARGEST = 1 << 27  # elements; nothing larger is folded
 ROUNDS = 16  # each round folds what the last one's shapes made known; real exports need two or three
+GROWING = frozenset(("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot"))
+"""Operators whose results may be far larger than their inputs."""
 NOT_FOLDED = frozenset(
     (
         "QuantizeLinear",
@@ -90,20 +92,24 @@ def fold_constants(model: onnx.ModelProto) -> None:
     Raises:
         ModelError: shapes contradict each other.
     """
+    # A transposed weight is as large as the weight; what is folded beside that is small.
+    left = LARGEST + 2 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
     for _ in range(ROUNDS):
         infer_shapes(model)
-        if not _fold_once(model):
+        folded = _fold_once(model, left)
+        if folded is None:
             break
+        left -= folded
     _drop_unread(model)
 
 
-def _fold_once(model: onnx.ModelProto) -> bool:
-    """One pass over the nodes in order; says whether it folded anything."""
+def _fold_once(model: onnx.ModelProto, most: int) -> int | None:
+    """One pass over the nodes in order, for `most` elements; how many it folded, None when no node was folded."""
     index = GraphIndex(model.graph)
-    values = _Constants(index)
+    values = _Constants(index, most)
     kept = [node for node in model.graph.node if not _fold(node, index, values, model.opset_import)]
     if len(kept) == len(model.graph.node):
-        return False
+        return None
     needed = {name for node in kept for name in node.input} | {info.name for info in model.graph.output}
     needed |= {name for node in kept if has_subgraph(node) for name in values.folded}
     del model.graph.node[:]
@@ -111,14 +117,15 @@ def _fold_once(model: onnx.ModelProto) -> bool:
     for name, value in values.folded.items():
         if name in needed:
             model.graph.initializer.append(numpy_helper.from_array(value, name))
-    return True
+    return values.elements
 
 
 class _Constants:
     """Values of initializers, converted when first asked for, and of what was folded in this pass."""
 
-    def __init__(self, index: GraphIndex) -> None:
+    def __init__(self, index: GraphIndex, most: int) -> None:
         self.index, self.folded = index, dict[str, npt.NDArray[Any]]()
+        self.elements, self.most = 0, most
         self._converted: dict[str, npt.NDArray[Any]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -144,13 +151,43 @@ def _fold(node: onnx.NodeProto, index: GraphIndex, values: _Constants, opsets: A
         return True
     if not all(name in values for name in node.input if name):
         return False
-    if any(_elements(index.shape(name)) > LARGEST for name in node.output if name):
+    elements = _elements_of(node, index, values)
+    if elements > LARGEST or values.elements + elements > values.most:
         return False
     results = _evaluate(node, {name: values[name] for name in node.input if name}, opsets)
     if results is None:
         return False
     values.folded.update(results)
+    values.elements += sum(value.size for value in results.values())
     return True
+
+
+def _elements_of(node: onnx.NodeProto, index: GraphIndex, values: _Constants) -> int:
+    """Elements of all results of a node whose inputs are known: by inference, or by the values that decide them.
+
+    A few bytes of a file can ask for any number of elements. Where nothing is known, operators that give no more
+    elements than they take, or as many as broadcasting does, are believed, all others count as too many.
+    """
+    shapes = [index.shape(name) for name in node.output if name]
+    if all(shape is not None and all(isinstance(d, int) for d in shape) for shape in shapes):
+        return sum(map(_elements, shapes))
+    taken = [values[name] for name in node.input if name]
+    match node.op_type, taken:
+        case "ConstantOfShape", [shape]:
+            return _product(shape)
+        case "Expand", [data, shape]:
+            return max(1, data.size) * _product(shape)
+        case "Tile", [data, repeats]:
+            return int(data.size) * _product(repeats)
+        case "Range", [start, limit, delta] if all(value.size == 1 for value in taken) and float(delta.item()):
+            return int(min(2 * LARGEST, max(0.0, (float(limit.item()) - float(start.item())) / float(delta.item()))))
+    grows = node.op_type in GROWING
+    return 2 * LARGEST if grows else prod(max(1, value.size) for value in taken[:2])
+
+
+def _product(extents: npt.NDArray[Any]) -> int:
+    """Product of what is to be a shape, as a whole number of any size."""
+    return prod(max(1, abs(int(extent))) for extent in extents.ravel()[:64])
 
 
 def _extents(node: onnx.NodeProto, index: GraphIndex) -> npt.NDArray[np.int64] | None:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from quantkit.calibrate import CALIBRATORS, calibrate_histograms, make_calibrator
 from quantkit.calibrate.base import Calibrator
 from quantkit.collect.histogram import Histogram
-from quantkit.collect.store import load_histograms, save_histograms
+from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import cache_dir, sha256_json
+from quantkit.files import cache_dir, read_bytes, sha256_file, sha256_json, write_text
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
-from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.locks import alone_in, exclusive
+from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tables import parameters_of, table_from
+from quantkit.pipeline.unfinished import PassCheckpoint
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
@@ -108,6 +110,9 @@ def key_of(provenance: Provenance) -> str:
 def collect(workspace: Workspace) -> Collected:
     """Histograms of every activation over the calibration sample, from the cache when it has them.
 
+    A pass that was interrupted goes on from its last checkpoint. Of several processes that want the same histograms
+    one collects and the others wait for it.
+
     Raises:
         CalibrationError: NaN or Inf in an activation; nothing to collect.
     """
@@ -115,20 +120,32 @@ def collect(workspace: Workspace) -> Collected:
     provenance = provenance_of(workspace, batches)
     kinds = kinds_of(workspace)
     path = histograms_path(provenance)
-    if path.is_file():
-        try:
-            stored = load_histograms(path)
-        except TableError as error:
-            workspace.watcher.say(f"The cached histograms are not used: {error.message}")
-        else:
+    checkpoint = PassCheckpoint(path.stem, threads_of(workspace.settings))
+    with exclusive(f"histograms {path.stem}", workspace.watcher, "Another process collects the same; waiting for it."):
+        if (stored := cached_histograms(workspace, path)) is not None:
+            checkpoint.discard()
             seconds = float(stored.meta["seconds"])
             return Collected(stored.histograms, provenance, seconds, True, path, kinds.kinds, kinds.unmasked)
-    started = time.perf_counter()
-    histograms = collect_batches(workspace, batches)
-    seconds = time.perf_counter() - started
-    collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
-    collected.save(path)
-    return collected
+        started = time.perf_counter()
+        histograms = collect_batches(workspace, batches, checkpoint)
+        seconds = checkpoint.seconds + time.perf_counter() - started
+        collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
+        collected.save(path)
+        checkpoint.discard()
+        return collected
+
+
+def cached_histograms(workspace: Workspace, path: Path) -> HistogramFile | None:
+    """The histograms that the cache keeps at `path`; None when there are none, or none that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        stored = load_histograms(path)
+        float(stored.meta["seconds"])
+    except (TableError, KeyError, TypeError, ValueError) as error:
+        workspace.watcher.say(f"The cached histograms are not used: {getattr(error, 'message', error)}")
+        return None
+    return stored
 
 
 def histograms_path(provenance: Provenance) -> Path:
@@ -159,6 +176,9 @@ def calibrate(workspace: Workspace) -> Calibrated:
     )
     kept = cache_dir() / "tables" / f"{key_of(expected)}.json"
     places = [kept] if settings.out is None else [settings.out / f"{calibrator.name}.json", kept]
+    if kept.is_file() and not unchanged(kept):
+        workspace.watcher.say(f"{kept} is not the table that was kept there, and is not used.")
+        places.remove(kept)
     for path in places:
         if (found := fitting_table(workspace, path, expected)) is not None:
             save_table(settings, found)
@@ -168,7 +188,19 @@ def calibrate(workspace: Workspace) -> Calibrated:
     table = calibrated_table(collected, calibrator)
     seconds = (0.0 if collected.reused else collected.seconds) + time.perf_counter() - started
     table.save(kept)
+    write_text(digest_file(kept), sha256_file(kept) + "\n")
     return Calibrated(table, summary_of(table, save_table(settings, table) or kept, seconds, reused=False))
+
+
+def digest_file(path: Path) -> Path:
+    """Where the SHA-256 of a table in the cache stands; a table itself may be edited by hand, one in the cache not."""
+    return path.with_suffix(".sha256")
+
+
+def unchanged(path: Path) -> bool:
+    """Whether a table in the cache is the one that was put there."""
+    digest = digest_file(path)
+    return digest.is_file() and bytes(read_bytes(digest)).strip() == sha256_file(path).encode()
 
 
 def fitting_table(workspace: Workspace, path: Path, expected: Provenance) -> CalibrationTable | None:
@@ -243,17 +275,18 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """
     calibrators = calibrators_for(settings)
     workspace = Workspace(settings, watcher)
-    collected = collect(workspace)
     folder = settings.out or Path("quantkit-out")
-    return {
-        "out": str(folder),
-        "histograms": str(collected.save(folder / "histograms.npz")),
-        "samples": None if collected.provenance is None else collected.provenance.samples,
-        "refused_samples": workspace.sample.refused,
-        "seconds": round(collected.seconds, 3),
-        "reused": collected.reused,
-        "tables": write_methods(collected, calibrators, folder),
-    }
+    with alone_in(folder, watcher):
+        collected = collect(workspace)
+        return {
+            "out": str(folder),
+            "histograms": str(collected.save(folder / "histograms.npz")),
+            "samples": None if collected.provenance is None else collected.provenance.samples,
+            "refused_samples": workspace.sample.refused,
+            "seconds": round(collected.seconds, 3),
+            "reused": collected.reused,
+            "tables": write_methods(collected, calibrators, folder),
+        }
 
 
 def write_methods(collected: Collected, calibrators: Sequence[Calibrator], folder: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ with the same settings has it, and can compare other methods with its FP32 engin
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +20,7 @@ from quantkit.errors import QuantkitError
 from quantkit.evaluate.accuracy import EvalResult
 from quantkit.evaluate.metrics import Score
 from quantkit.evaluate.significance import Comparison, mcnemar, paired_bootstrap
-from quantkit.files import read_bytes, sha256_json, write_json
+from quantkit.files import read_sealed, sha256_json, write_sealed
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import Calibrated, Collected, calibrated_table, collect, key_of, provenance_of
 from quantkit.pipeline.collection import batches_of
@@ -102,7 +101,8 @@ class Column:
         except QuantkitError as error:
             return where | {"precision": trial.precision, "status": "failed", "reason": str(error)}, False
         if found["status"] == "ok" and trial.result is not None:
-            write_json(path, {**found, "predictions": trial.result.predictions.tolist()})
+            write_sealed(path, {**found, "predictions": trial.result.predictions.tolist()})
+            job.forget([trial, self.reference])
         return found, False
 
     def key(self, calibrator: Calibrator | None) -> str:
@@ -179,13 +179,8 @@ class Column:
 
 def finished(path: Path) -> dict[str, Any] | None:
     """A cell that was kept; None when there is none, or none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        cell = read_bytes(path, json.loads)
-    except (ValueError, QuantkitError):
-        return None
-    whole = isinstance(cell, dict) and cell.get("status") == "ok" and isinstance(cell.get("predictions"), list)
+    cell = read_sealed(path)
+    whole = cell is not None and cell.get("status") == "ok" and isinstance(cell.get("predictions"), list)
     return cell if whole else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from quantkit.calibrate.base import check_histogram
@@ -20,6 +20,7 @@ from quantkit.types import BatchSource
 
 if TYPE_CHECKING:
     from quantkit.network.kinds import TensorKinds
+    from quantkit.pipeline.unfinished import PassCheckpoint
 
 
 def batches_of(workspace: Workspace) -> TokenBatches:
@@ -36,17 +37,25 @@ def kinds_of(workspace: Workspace) -> TensorKinds:
     return classify(workspace.network.index)
 
 
-def collect_batches(workspace: Workspace, batches: BatchSource) -> dict[str, Histogram]:
+def collect_batches(
+    workspace: Workspace, batches: BatchSource, checkpoint: PassCheckpoint | None = None
+) -> dict[str, Histogram]:
     """Histogram of every activation over all batches; memory does not grow with the data.
+
+    With a checkpoint the pass goes on from it, and leaves one when it is interrupted.
 
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
-    return collect_snapshots(workspace, batches)[len(batches)]
+    return collect_snapshots(workspace, batches, checkpoint=checkpoint)[len(batches)]
 
 
 def collect_snapshots(
-    workspace: Workspace, batches: BatchSource, at: Collection[int] = (), title: str = "collect activations"
+    workspace: Workspace,
+    batches: BatchSource,
+    at: Collection[int] = (),
+    title: str = "collect activations",
+    checkpoint: PassCheckpoint | None = None,
 ) -> dict[int, dict[str, Histogram]]:
     """One pass, with what had been counted on the way.
 
@@ -55,6 +64,7 @@ def collect_snapshots(
         batches: token batches, in the order in which they are to be seen.
         at: numbers of batches after which a snapshot is kept; the one after the last batch always is.
         title: of the progress bar.
+        checkpoint: where an interrupted pass is kept; what it has seen already has no snapshots.
 
     Returns:
         Number of batches seen -> tensor name -> histogram.
@@ -62,21 +72,25 @@ def collect_snapshots(
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
-    threads, masked, seen = threads_of(workspace.settings), kinds_of(workspace).masked, 0
+    threads, masked, total = threads_of(workspace.settings), kinds_of(workspace).masked, len(batches)
     snapshots: dict[int, dict[str, Histogram]] = {}
     with ExitStack() as stack, workspace.watcher.stage(title) as progress:
         collectors = [stack.enter_context(collector) for collector in collectors_for(workspace, masked)]
         names = [name for collector in collectors for name in collector.collected]
-        for shape, feeds in groupby(batches, key=lambda feed: feed["input_ids"].shape):
+        seen = checkpoint.resume(collectors, total) if checkpoint is not None else 0
+        for shape, feeds in groupby(islice(batches, seen, None), key=lambda feed: feed["input_ids"].shape):
             with workspace.backend.tap(workspace.network.fixed(*shape), names, threads=threads) as runner:
                 for feed in feeds:
                     tensors = runner.infer(inputs_for(runner, feed))
                     for collector in collectors:
                         collector.update(tensors, feed["attention_mask"])
                     seen += 1
-                    progress(seen, len(batches))
-                    if seen in at or seen == len(batches):
+                    progress(seen, total)
+                    if seen in at and seen < total:
                         snapshots[seen] = snapshot(workspace.network.activations(), collectors, masked)
+                    if checkpoint is not None:
+                        checkpoint.offer(collectors, seen)
+        snapshots[total] = snapshot(workspace.network.activations(), collectors, masked)
     return snapshots
 
 

@@ -22,6 +22,7 @@ from quantkit.files import check_writable
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
+from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, Record, context
@@ -82,6 +83,13 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
     for backend in backends:
         _ = BACKENDS[backend]
     made = Job(settings, tuple(tasks), tuple(backends), calibrators_for(settings), watcher)
+    with alone_in(made.folder, watcher):
+        return compare_here(made)
+
+
+def compare_here(made: Job) -> Record:
+    """`compare_all`, while no other process writes to the same folder."""
+    watcher = made.watcher
     check_writable(made.folder)
     with watcher.stage("all cells") as progress:
         progress(0, made.total)

@@ -117,7 +117,8 @@ def migrate(
     if chosen == GENERAL:
         result = insert_qdq(proto, table, PrecisionPlan(skip=skip), rule=place_everywhere)
     else:
-        result = insert_qdq(proto, table, PrecisionPlan(chosen, skip))
+        # A factor moved to the query would change its scale, and a migrated model has the cache's scales bit for bit.
+        result = insert_qdq(proto, table, PrecisionPlan(chosen, skip), early_factor=False)
     if not result.quantized:
         why = next(iter(result.skipped.items()), ("nothing", "the placement covers nothing"))
         raise TableError(

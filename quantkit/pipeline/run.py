@@ -20,8 +20,10 @@ from quantkit.files import check_writable, write_bytes
 from quantkit.network.plan_file import idle_patterns, load_plan, plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.refine import parse_steps
+from quantkit.pipeline import unfinished
 from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, refined_for
+from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
@@ -54,6 +56,10 @@ class Trial:
     latency: Latency | None = None
     error: QuantkitError | None = None
     notes: list[str] = field(default_factory=list)
+    key: str = ""
+    """Hash of everything that decides what the engine answers."""
+    kept: list[Path] = field(default_factory=list)
+    """What was written down for the case of an interruption."""
 
     @property
     def quantized(self) -> bool:
@@ -75,6 +81,12 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
     Raises:
         QuantkitError: something that concerns every engine; what concerns one is that engine's row.
     """
+    with alone_in(settings.out, watcher):
+        return run_stages(settings, watcher, metrics=metrics, latency=latency)
+
+
+def run_stages(settings: Settings, watcher: Watcher, *, metrics: bool, latency: bool) -> Record:
+    """`run_settings`, while no other process writes to the same --out."""
     workspace = Workspace(settings, watcher)
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
@@ -96,11 +108,17 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
         record = save(workspace, trials, calibrated, evaluation)
         if metrics and latency and settings.out is not None:
             report(settings.out, watcher)
+        forget(trials)
         return record
     finally:
         for trial in trials:
             if trial.engine is not None:
                 trial.engine.close()
+
+
+def forget(trials: Sequence[Trial]) -> None:
+    """Deletes what was kept for the case of an interruption: the work is done."""
+    unfinished.discard([path for trial in trials for path in trial.kept])
 
 
 def report(folder: Path, watcher: Watcher) -> None:
@@ -197,6 +215,8 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
                     threads=threads_of(settings),
                     table=calibrated.table if calibrated and own else None,
                 )
+                ranges = calibrated.table if calibrated and own else None
+                trial.key = unfinished.engine_key(proto, trial.precision, ranges, settings)
             except QuantkitError as error:
                 trial.error = error
             progress(done + 1, len(trials))
@@ -251,9 +271,18 @@ def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBa
             continue
         with workspace.watcher.stage(f"evaluate {trial.precision}") as progress:
             try:
-                trial.result = evaluate_engine(trial.engine, batches, labels, workspace.task, progress=progress)
+                engine = kept_answers(trial, trial.engine, batches)
+                trial.result = evaluate_engine(engine, batches, labels, workspace.task, progress=progress)
+                engine.keep()
             except BackendError as error:
                 trial.error = error
+
+
+def kept_answers(trial: Trial, engine: Engine, batches: TokenBatches) -> unfinished.KeptAnswers:
+    """The engine of a trial, with what an interrupted evaluation by it has left."""
+    path = unfinished.answers_path(trial.key, batches.sha256)
+    trial.kept.append(path)
+    return unfinished.KeptAnswers(engine, path)
 
 
 def labels_of(workspace: Workspace) -> Array:
@@ -271,9 +300,14 @@ def time_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBatche
         return
     feeds = list(islice(batches, LATENCY_BATCHES))
     engines = [trial.engine for trial in alive if trial.engine is not None]
+    kept = unfinished.latencies_path([trial.key for trial in alive], batches.sha256, LATENCY_ROUNDS)
+    alive[0].kept.append(kept)
     with workspace.watcher.stage("time engines") as progress:
         try:
-            timings = time_engines(engines, feeds, warmup=LATENCY_WARMUP, rounds=LATENCY_ROUNDS, progress=progress)
+            timings = unfinished.kept_latencies(kept) or time_engines(
+                engines, feeds, warmup=LATENCY_WARMUP, rounds=LATENCY_ROUNDS, progress=progress
+            )
+            unfinished.keep_latencies(kept, timings)
         except BackendError as error:
             # Engines are timed in turn, so one that breaks leaves none with a fair figure; accuracies stay.
             for trial in alive:

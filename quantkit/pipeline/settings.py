@@ -14,7 +14,7 @@ from quantkit.report.record import available_cores
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
-DEFAULT_PLACEMENT = "gemm"
+DEFAULT_PLACEMENT = "gemm+mha"
 LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1, "limit": 0, "seed": 0, "threads": 0}
 
 

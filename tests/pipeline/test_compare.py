@@ -41,9 +41,9 @@ def passes(monkeypatch):
     calls = []
     collect_batches = calibration.collect_batches
 
-    def counted(workspace, batches):
+    def counted(workspace, batches, checkpoint):
         calls.append(workspace.task.name)
-        return collect_batches(workspace, batches)
+        return collect_batches(workspace, batches, checkpoint)
 
     monkeypatch.setattr(calibration, "collect_batches", counted)
     return calls

@@ -6,6 +6,8 @@ and the GPU at hand can do stands in one table, `capabilities`; everything else 
     versions, capabilities   pure: what is possible, each impossible thing a sentence
     runtime, cuda, graphs    the libraries, the device, buffers, CUDA graphs
     options, job             what to build, as JSON
+    plugins/                 our own plugins: CUDA sources, their compiler, networks of them, packed sentences
+    shares                   where the time of an encoder layer goes
     definition, network      the network API: `TrtBuilder`; networks from ONNX or from a model folder
     calibrators, ranges      TensorRT's calibrators over our batches; tables as caches or dynamic ranges
     build, worker, child     the build itself, in a process of its own

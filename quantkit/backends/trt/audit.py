@@ -18,8 +18,10 @@ from typing import Any
 
 PRECISIONS = ("int8", "fp16", "bf16", "tf32", "fp32")
 
+_OURS = r"quantkit_(?:linear|attention)(?:I|<signed ch)"
+"""Our plugins' kernels, mangled or not, up to the letter that stands for INT8 (signed char)."""
 _KERNEL = (
-    ("int8", re.compile(r"i8i8|i8i32|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a", re.IGNORECASE)),
+    ("int8", re.compile(r"i8i8|i8i32|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a|" + _OURS + "a", re.IGNORECASE)),
     ("fp8", re.compile(r"e4m3|e5m2|fp8", re.IGNORECASE)),
     ("bf16", re.compile(r"bf16", re.IGNORECASE)),
     ("tf32", re.compile(r"tf32", re.IGNORECASE)),
@@ -35,9 +37,10 @@ _FORMAT = (
     ("int64", re.compile(r"\bint64\b", re.IGNORECASE)),
 )
 _GEMM = re.compile(
-    r"gemm|matmul|matrixmultiply|fullyconnected|fully_connected|convolution|einsum|cublas", re.IGNORECASE
+    r"quantkit_linear|gemm|matmul|matrixmultiply|fullyconnected|fully_connected|convolution|einsum|cublas",
+    re.IGNORECASE,
 )
-_ATTENTION = re.compile(r"_mha|fmha|fused_multihead|flash|_gemm_mha", re.IGNORECASE)
+_ATTENTION = re.compile(r"quantkit_attention|_mha|fmha|fused_multihead|flash|_gemm_mha", re.IGNORECASE)
 _REFORMAT = re.compile(r"reformat|copy ?node|reformatting", re.IGNORECASE)
 _REFORMAT_KERNEL = re.compile(
     r"copyVectorized|reformat|permutationKernel|copyPacked|nchwToNhwc|nhwcToNchw", re.IGNORECASE

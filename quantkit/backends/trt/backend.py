@@ -26,6 +26,7 @@ from quantkit.backends.trt.audit import Audit
 from quantkit.backends.trt.build import BATCHES, CACHE, HISTOGRAMS, PLAN, TABLE
 from quantkit.backends.trt.child import read_json
 from quantkit.backends.trt.options import (
+    PLUGIN_PRECISIONS,
     WAYS_IN,
     BuildOptions,
     CalibratorOptions,
@@ -35,6 +36,7 @@ from quantkit.backends.trt.options import (
     Source,
 )
 from quantkit.backends.trt.parsable import parsable
+from quantkit.backends.trt.plugins.definition import STARTS
 from quantkit.backends.trt.rules import Rules
 from quantkit.backends.trt.support import engine_info, folder_hash, inspection_of, rescue, store_batches, with_outputs
 from quantkit.backends.trt.worker import INSPECTION
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 ONNX = "model.onnx"
 TABLE_RANGES = ("qdq", "cache", "dynamic_range")
+DEFAULT_RANGES = {"api": "cache", "plugins": "dynamic_range"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class TensorRTBackend(Backend):
         reuse: use plans that were built before, and keep those that are built.
         timeout_s: longest time a build may take; None waits for ever.
         audit: look into engines when they are built.
+        packed: whether engines of plugins take sentences without padding.
     """
 
     name = "tensorrt"
@@ -106,6 +110,7 @@ class TensorRTBackend(Backend):
     reuse: bool = True
     timeout_s: float | None = None
     audit: bool = True
+    packed: bool = False
 
     @property
     def places_int8(self) -> bool:
@@ -118,7 +123,7 @@ class TensorRTBackend(Backend):
         return bool(self.profiles)
 
     def configured(self, options: Mapping[str, Any], files: ModelFiles) -> TensorRTBackend:
-        """The backend with "network", "ranges", "shapes" and "cuda_graphs"; see `Backend.configured`."""
+        """The backend with "network", "ranges", "shapes", "packed" and "cuda_graphs"; see `Backend.configured`."""
         given = dict(options)
         changes: dict[str, Any] = {}
         if (shapes := given.pop("shapes", None)) is not None:
@@ -128,12 +133,16 @@ class TensorRTBackend(Backend):
         network = str(given.pop("network", self.network))
         if network not in WAYS_IN:
             raise UnknownNameError("way to a network", network, WAYS_IN)
-        ranges = str(given.pop("ranges", "cache" if network == "api" else self.ranges))
+        ranges = str(given.pop("ranges", DEFAULT_RANGES.get(network, self.ranges)))
+        if (packed := given.pop("packed", None)) is not None:
+            changes["packed"] = bool(packed)
         if ranges not in TABLE_RANGES:
             raise UnknownNameError("way to INT8 ranges", ranges, TABLE_RANGES)
         for name in given:
-            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges and shapes.")
-        if network == "api":
+            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges, shapes, packed.")
+        if changes.get("packed") and (network != "plugins" or not changes.get("profiles")):
+            raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
+        if network != "onnx":
             model, adapter = files()
             if not model.is_dir():
                 raise InputError(f"The network API needs a model folder; {model} is a file.", "Use --network onnx.")
@@ -250,7 +259,12 @@ class TensorRTBackend(Backend):
         audit = found.audit(asked, outcome) if found else Audit()
         rules = info.rules if info else Rules.of_tensors(plan.inputs)
         facts = {"plan": str(path), "build_s": outcome.seconds, "warnings": outcome.warnings[:20]}
-        return TrtEngine(
+        kind: type[TrtEngine] = TrtEngine
+        if STARTS in {tensor.name for tensor in plan.inputs}:
+            from quantkit.backends.trt.plugins.packing import PackedEngine
+
+            kind = PackedEngine
+        return kind(
             engine_info(asked, audit, plan.size_bytes, outcome),
             plan,
             device(),
@@ -288,8 +302,22 @@ class TensorRTBackend(Backend):
         return found.audit(asked, outcome), {**told, "size_bytes": info.size, "build_s": outcome.seconds}
 
     def options_for(self, precision: str, *, ranges: str = "", network: str = "onnx") -> BuildOptions:
-        """Build options with this backend's memory, level and profiles."""
-        return BuildOptions(precision, network, ranges, self.profiles, workspace_mb=self.workspace_mb, level=self.level)
+        """Build options with this backend's memory, level and profiles.
+
+        The plugins compute FP16 and INT8; float32 engines beside them come from the network API.
+        """
+        if network == "plugins" and precision not in PLUGIN_PRECISIONS:
+            network = "api"
+        packed = self.packed and network == "plugins"
+        return BuildOptions(
+            precision,
+            network,
+            ranges,
+            self.profiles,
+            workspace_mb=self.workspace_mb,
+            level=self.level,
+            packed=packed,
+        )
 
     def source_for(self, proto: ModelProto) -> ModelProto | Source:
         """What a build starts from: the graph, or for the network API the model folder with the graph's shapes."""
@@ -303,7 +331,7 @@ class TensorRTBackend(Backend):
         quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
         if not precision.startswith("int8"):
             return self.build(self.source_for(proto), self.options_for(precision, network=self.network))
-        if not quantized or self.network == "api":
+        if not quantized or self.network != "onnx":
             raise BackendError(
                 "There are no Q/DQ pairs and no table, so nothing would be INT8.",
                 "Insert pairs, or give a table for ranges cache or dynamic_range.",
@@ -325,6 +353,11 @@ class TensorRTBackend(Backend):
         scales = {} if table is None else {name: float(scale) for name, scale in table.scales.items()}
         what: dict[str, Any] = {"table": scales, "options": options.to_json(), "tensorrt": str(able.version)}
         what["gpu"] = plans.gpu_text(able.gpu) if able.gpu else ""
+        if options.network == "plugins" and able.gpu:
+            from quantkit.backends.trt.plugins.compiler import find_library
+
+            # A plan holds what the plugins' sources of its day wrote into it.
+            what["plugins"] = find_library(able.gpu.compute_capability, able.version).parent.name
         if isinstance(source, Source):
             data, rules = b"", Rules.of_bert(Path(source.model))
             hashed = folder_hash(Path(source.model), source.adapter)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from quantkit.backends.trt.network import (
     add_profiles,
     create_network,
     define_bert,
+    define_plugins,
     float_tensors,
     inputs_of,
     is_dynamic,
@@ -28,6 +29,9 @@ from quantkit.errors import BackendError, CalibrationError
 from quantkit.files import read_bytes, write_bytes
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Array, FeedDict
+
+if TYPE_CHECKING:
+    from quantkit.backends.trt.plugins.definition import PluginNetwork
 
 PLAN, TABLE, CACHE, HISTOGRAMS, BATCHES, LOG = (
     *("engine.plan", "table.json", "calibration.cache", "calibration.hist"),
@@ -104,6 +108,8 @@ def prepare(
         step("parse the graph")
         parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), logger)
         kept = [parser]
+    elif job.options.network == "plugins":
+        kept = [plugin_network(trt, network, job, folder, step)]
     else:
         step("define the network")
         definition = define_bert(trt, network, job.source, job.options)
@@ -111,6 +117,22 @@ def prepare(
     step("configure the builder")
     config = configure(trt, builder, network, able, job.options)
     return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
+
+
+def plugin_network(trt: Any, network: Any, job: Job, folder: Path, step: Step) -> PluginNetwork:
+    """The network of plugins, with the tile shapes that are fastest here."""
+    from quantkit.backends.trt.cuda import driver
+    from quantkit.backends.trt.plugins import library
+    from quantkit.backends.trt.plugins.tuning import Tuner, row_counts
+
+    step("load the plugins")
+    library.register()
+    step("choose tile shapes")
+    rows = row_counts(job.options.profiles, job.source.batch, job.source.seq_len)
+    tuner = Tuner(library.kernels(), driver(), rows)
+    table = load_table(folder / TABLE) if job.options.int8 else None
+    step("define the network")
+    return define_plugins(trt, network, job.source, job.options, table, tuner)
 
 
 def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options: BuildOptions) -> Any:
@@ -126,6 +148,9 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options:
             config.set_flag(trt.BuilderFlag.FP16)
         if options.int8:
             config.set_flag(trt.BuilderFlag.INT8)
+    if options.network == "plugins":
+        # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; ours need neither.
+        config.set_tactic_sources(0)
     if able.version < PROFILE_SHARING_BY_DEFAULT:
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     add_profiles(builder, config, network, options.profiles)
@@ -135,6 +160,12 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options:
 def give_scales(bench: Bench, job: Job, folder: Path, outcome: Outcome, step: Step, leave: Leave) -> BatchFeeder | None:
     """Tells TensorRT the scales, or where to find them; the feeder when its calibrator runs."""
     if not job.options.implicit:
+        return None
+    if job.options.network == "plugins":
+        made = next(item for item in bench.kept if hasattr(item, "used"))
+        known = load_table(folder / TABLE).names
+        outcome.used = sorted(set(made.used), key=made.used.index)
+        outcome.unused = [name for name in known if name not in set(made.used)]
         return None
     if job.options.ranges == "calibrate":
         step("prepare calibration")

@@ -111,8 +111,8 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
     """The table for a TensorRT version on a GPU; None stands for a GPU that is not known and is not asked about.
 
     Rows: "version", "gpu", the precisions "fp32", "tf32", "fp16", "int8", "int8+fp16", "int8+fp32", the ways to INT8
-    "qdq", "calibrators", "cache", "dynamic range", and "flags", "strong types", "network api", "normalization",
-    "int64", "profile sharing", "inspector", "cuda graphs".
+    "qdq", "calibrators", "cache", "dynamic range", and "flags", "strong types", "network api", "plugins",
+    "normalization", "int64", "profile sharing", "inspector", "cuda graphs".
     """
     known = version >= OLDEST
     flags = version < WITHOUT_IMPLICIT
@@ -147,6 +147,7 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
         _row(
             "normalization", known, "LayerNorm is a layer of its own.", "LayerNorm is put together from other layers."
         ),
+        _plugins(version, gpu),
         _row(
             "int64",
             version >= NATIVE_INT64,
@@ -205,6 +206,15 @@ def _int8(version: Version, gpu: Gpu | None) -> Capability:
     else:
         how = "INT8 by Q/DQ pairs in a strongly typed network; nothing else is left."
     return _row("int8", possible, how, _lacks(gpu, "INT8", "6.1"))
+
+
+def _plugins(version: Version, gpu: Gpu | None) -> Capability:
+    """Our plugins: their interface left with 11.0, and their linear layers are Hopper's."""
+    if version >= WITHOUT_IMPLICIT:
+        return Capability("plugins", False, f"TensorRT {version} has no IPluginV2DynamicExt, which the plugins need.")
+    possible = gpu is None or gpu.compute_capability == (9, 0)
+    shown = "" if gpu is None else f"{gpu.name} has compute capability {'.'.join(map(str, gpu.compute_capability))}"
+    return _row("plugins", possible, "Networks of our own plugins.", f"The plugins need 9.0 (Hopper); {shown}.")
 
 
 def _gpu(version: Version, gpu: Gpu | None) -> Capability:

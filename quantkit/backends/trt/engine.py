@@ -83,7 +83,7 @@ class TrtEngine(Engine):
         with self._lock:
             if self._closed:
                 raise BackendError("This tensorrt engine is closed and gives no runner.", "Load it again.")
-            runner = ContextRunner(self.plan, self._owner, self._rules, graphs=self._graphs)
+            runner = self._new_runner()
             self._runners.append(runner)
             return runner
 
@@ -96,15 +96,21 @@ class TrtEngine(Engine):
         with self._lock:
             if self._closed:
                 raise BackendError("This tensorrt engine is closed and cannot be measured.", "Load it again.")
-            return self._execution.measure(checked_feed(feed, self._inputs, self._symbols, self._rows))
+            return self._measure(checked_feed(feed, self._inputs, self._symbols, self._rows))
 
     @property
     def graph_refusal(self) -> str:
         """Why CUDA graphs are not used although they were asked for; empty when they are."""
         return self._execution.graph_refusal
 
+    def _new_runner(self) -> ContextRunner:
+        return ContextRunner(self.plan, self._owner, self._rules, graphs=self._graphs)
+
     def _run(self, feed: dict[str, Array]) -> dict[str, Array]:
         return self._execution.run(feed)
+
+    def _measure(self, feed: dict[str, Array]) -> Phases:
+        return self._execution.measure(feed)
 
     def _release(self) -> None:
         for runner in self._runners:

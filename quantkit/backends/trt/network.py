@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.trt.capabilities import Capabilities
 from quantkit.backends.trt.definition import Group, TrtBuilder
 from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
 from quantkit.errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from quantkit.backends.trt.plugins.definition import PluginNetwork, Tiles
+    from quantkit.tables.table import CalibrationTable
 
 MOST_ERRORS = 3
 
@@ -62,6 +66,31 @@ def define_bert(trt: Any, network: Any, source: Source, options: BuildOptions) -
     return builder
 
 
+def define_plugins(
+    trt: Any, network: Any, source: Source, options: BuildOptions, table: CalibrationTable | None, tiles: Tiles
+) -> PluginNetwork:
+    """Fills `network` with the BERT of a model folder, made of plugins; what it returns must live until the build ends.
+
+    Raises:
+        ModelError: the folder's weights or its adapter cannot be used.
+        BackendError: the plugins cannot make this network.
+        TableError: the table lacks a tensor that becomes INT8.
+    """
+    from quantkit.backends.trt.plugins.definition import Form, PluginNetwork, refusal
+    from quantkit.network.config import BertConfig
+    from quantkit.network.weights import read_weights
+
+    folder = Path(source.model)
+    config = BertConfig.from_dir(folder)
+    if reason := refusal(config, source.head):
+        raise BackendError(f"This model cannot be built from plugins: {reason}.", "Use --network api.")
+    weights = read_weights(folder, source.adapter or None, config).weights
+    definition = PluginNetwork(trt, network, config, weights, table, tiles)
+    longest = max((shapes.max[1] for shapes in options.profiles), default=0)
+    definition.build(Form(source.batch, source.seq_len, options.packed, longest))
+    return definition
+
+
 def qkv_groups(weights: dict[str, Any], layers: int) -> dict[str, Group]:
     """For every layer, query, key and value as one product."""
     groups = {}
@@ -112,6 +141,9 @@ def add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeR
         profile = builder.create_optimization_profile()
         for tensor in dynamic:
             own = tuple(tensor.shape)
+            if len(own) == 1:  # packed sentences
+                profile.set_shape(tensor.name, *packed_range(str(tensor.name), shapes))
+                continue
             if len(own) != 2:
                 raise InputError(f"The input {tensor.name!r} has shape {own}; expected (batch, sequence).")
             low, middle, high = (
@@ -123,3 +155,12 @@ def add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeR
             raise InputError(f"TensorRT refuses the range of shapes {shapes.min} to {shapes.max}.")
         made.append(profile)
     return made
+
+
+def packed_range(name: str, shapes: ShapeRange) -> tuple[tuple[int], tuple[int], tuple[int]]:
+    """Smallest, optimal and largest extent of an input of packed sentences, from ranges of padded shapes."""
+    from quantkit.backends.trt.plugins.definition import STARTS
+
+    if name == STARTS:
+        return (shapes.min[0] + 1,), (shapes.opt[0] + 1,), (shapes.max[0] + 1,)
+    return (shapes.min[0],), (shapes.opt[0] * shapes.opt[1],), (shapes.max[0] * shapes.max[1],)

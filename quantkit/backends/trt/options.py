@@ -11,7 +11,8 @@ from quantkit.errors import BackendError, InputError, UnknownNameError
 
 TrtPrecision = Literal["fp32", "tf32", "fp16", "int8", "int8+fp16", "int8+fp32"]
 TRT_PRECISIONS: tuple[TrtPrecision, ...] = get_args(TrtPrecision)
-WAYS_IN = ("onnx", "api")
+WAYS_IN = ("onnx", "api", "plugins")
+PLUGIN_PRECISIONS = ("fp16", "int8", "int8+fp16")
 DENSE = ("matmul", "fully_connected", "convolution")
 NORMS = ("layer", "elementwise")
 INT8_RANGES = ("qdq", "cache", "dynamic_range", "calibrate")
@@ -71,7 +72,7 @@ class BuildOptions:
     Args:
         precision: "fp32", "tf32", "fp16", "int8" or "int8+fp16" (INT8 where it is faster, the rest in float16), or
             "int8+fp32" (the rest in float32).
-        network: "onnx" (the parser) or "api" (the network API).
+        network: "onnx" (the parser), "api" (the network API) or "plugins" (our own plugins; FP16 and INT8 alone).
         ranges: for INT8, where the scales come from: "qdq" (pairs in the graph), "cache" (a table as a calibration
             cache), "dynamic_range" (a table, tensor by tensor) or "calibrate" (TensorRT's calibrator runs).
         profiles: ranges of shapes; empty for a graph of fixed shapes.
@@ -80,6 +81,7 @@ class BuildOptions:
         fuse_qkv: whether it makes query, key and value with one product.
         workspace_mb: most scratch memory a layer may take, in MiB.
         level: builder optimization level, 0 (quick build) to 5 (slow build).
+        packed: for a network of plugins, whether sentences come without padding; `profiles` then count padded shapes.
 
     Raises:
         UnknownNameError: a name that there is not.
@@ -95,6 +97,7 @@ class BuildOptions:
     fuse_qkv: bool = True
     workspace_mb: int = 4096
     level: int = 3
+    packed: bool = False
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -109,6 +112,16 @@ class BuildOptions:
             raise InputError(f"INT8 needs scales from one of {', '.join(INT8_RANGES)}; {self.ranges!r} came.")
         if not self.int8 and self.ranges:
             raise InputError(f"{self.precision} takes no scales; {self.ranges!r} came.")
+        if self.network == "plugins" and (
+            self.precision not in PLUGIN_PRECISIONS or self.ranges not in ("", "dynamic_range")
+        ):
+            came = f"{self.precision} by {self.ranges}" if self.ranges else self.precision
+            raise InputError(
+                f"Plugins compute FP16, or INT8 by dynamic ranges from a table; {came} came.",
+                "Choose fp16 or int8, or another --network.",
+            )
+        if self.packed and (self.network != "plugins" or not self.profiles):
+            raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
         if self.workspace_mb < 1 or not 0 <= self.level <= 5:
             raise InputError(f"A workspace of {self.workspace_mb} MiB or a level of {self.level} cannot be built with.")
 
@@ -134,6 +147,8 @@ class BuildOptions:
         needed = {"qdq": "qdq", "cache": "cache", "dynamic_range": "dynamic range", "calibrate": "calibrators"}
         if self.ranges:
             able.require(needed[self.ranges])
+        if self.network == "plugins":
+            able.require("plugins")
         if self.network == "api" and self.ranges == "qdq":
             raise BackendError(
                 "Networks defined through the API carry no Q/DQ pairs.", "Use --network onnx, or ranges from a table."

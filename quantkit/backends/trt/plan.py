@@ -17,6 +17,9 @@ from quantkit.types import Array
 
 Shape = tuple[int, ...]
 
+MARK = b"Quantkit"
+"""In a plan that needs our plugins: every name of one begins so."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -43,6 +46,11 @@ class LoadedPlan:
         self.messages = runtime.Messages()
         self._owner = owner
         self._logger = runtime.make_logger(self.messages)
+        if MARK in data:
+            from quantkit.backends.trt.plugins import library
+
+            with owner.current():
+                library.register()
         with owner.current():
             self._runtime = self.trt.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(data)
@@ -173,7 +181,13 @@ class LoadedPlan:
 def example_feed(plan: LoadedPlan) -> dict[str, Array]:
     """A feed of the shapes that the engine was tuned for: one token everywhere, nothing masked."""
     shapes = plan.optimal_shapes()
-    return {t.name: np.full(shapes[t.name], "mask" in t.name or t.dtype.kind == "f", t.dtype) for t in plan.inputs}
+    feed: dict[str, Array] = {
+        t.name: np.full(shapes[t.name], "mask" in t.name or t.dtype.kind == "f", t.dtype) for t in plan.inputs
+    }
+    if "starts" in feed:  # packed sentences of equal length
+        tokens, sentences = shapes["input_ids"][0], shapes["starts"][0] - 1
+        feed["starts"] = np.linspace(0, tokens, sentences + 1).astype(feed["starts"].dtype)
+    return feed
 
 
 def _inside(shape: Shape, low: Shape, _: Shape, high: Shape) -> bool:

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,18 @@ class PlanInfo:
         names = {f.name for f in fields(cls)}
         if value.get("_type") != TYPE or value.get("_version") != VERSION or not names <= set(value):
             raise StorageError(f"{path} is not a sidecar of a plan.", "Delete it and its plan, and build again.")
+        texts = all(isinstance(value[name], str) for name in ("sha256", "gpu", "tensorrt"))
+        objects = all(isinstance(value[name], dict) for name in ("key", "outcome", "symbols", "rows"))
+        if not texts or not objects or type(value["size"]) is not int or not _are_rules(value):
+            raise StorageError(f"{path} is a damaged sidecar.", "Delete it and its plan, and build again.")
         return cls(**{name: value[name] for name in names})
+
+
+def _are_rules(value: Mapping[str, Any]) -> bool:
+    """Whether a sidecar's symbols are lists of names or None, and its rows whole numbers."""
+    lists = all(isinstance(dims, list) for dims in value["symbols"].values())
+    names = lists and all(d is None or isinstance(d, str) for dims in value["symbols"].values() for d in dims)
+    return names and all(type(rows) is int for rows in value["rows"].values())
 
 
 def gpu_text(gpu: Gpu) -> str:
@@ -193,8 +205,12 @@ def _secret() -> bytes:
     path = folder() / "origin.key"
     if path.is_file():
         return bytes(read_bytes(path))
-    with atomic_file(path) as file:
-        os.fchmod(file.fileno(), 0o600)
+    made = path.with_name(f".{secrets.token_hex(8)}.key")
+    with atomic_file(made) as file:
         file.write(secrets.token_bytes(KEY_BYTES))
-    path.chmod(0o600)
+    made.chmod(0o600)
+    # Of two processes that get here at once one key stays: a link does not replace what is there, as a rename would.
+    with suppress(FileExistsError):
+        os.link(made, path)
+    made.unlink(missing_ok=True)
     return bytes(read_bytes(path))

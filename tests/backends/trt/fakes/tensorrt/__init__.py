@@ -9,6 +9,7 @@ from tensorrt._build import *  # noqa: F403
 from tensorrt._calibrators import *  # noqa: F403
 from tensorrt._enums import *  # noqa: F403
 from tensorrt._network import *  # noqa: F403
+from tensorrt._plugins import *  # noqa: F403
 from tensorrt._run import *  # noqa: F403
 
 __version__ = VERSION  # noqa: F405

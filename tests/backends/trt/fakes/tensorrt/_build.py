@@ -59,6 +59,10 @@ class IBuilderConfig(Strict):
     def set_memory_pool_limit(self, pool, pool_size):
         self._pools[pool] = pool_size
 
+    def set_tactic_sources(self, tactic_sources):
+        self._sources = tactic_sources
+        return True
+
     def set_preview_feature(self, feature, enable):
         self._features.add(feature)
 

@@ -19,12 +19,14 @@ def freeze(network):
     layers = []
     for number, layer in enumerate(network._layers):
         key = f"#{number}"
-        order[id(layer.get_output(0))] = key
+        for i in range(layer.num_outputs):
+            order[id(layer.get_output(i))] = f"{key}.{i}" if i else key
         extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in layer._extra.items()}
         kinds = {k: str(v.dtype) for k, v in layer._extra.items() if isinstance(v, np.ndarray)}
         inputs = [None if t is None else order[id(t)] for t in layer._inputs]
         name = layer.get_output(0).name
-        layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds])
+        names = [layer.get_output(i).name for i in range(1, layer.num_outputs)]
+        layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds, names])
     return {**io, "layers": layers}
 
 
@@ -34,9 +36,16 @@ def compute(frozen, feed, names=()):
         return _onnx(frozen, feed, names)
     found = dict(feed)
     byname = dict(feed)
-    for kind, key, name, inputs, shape, extra, kinds in frozen["layers"]:
+    for kind, key, name, inputs, shape, extra, kinds, more in frozen["layers"]:
         extra = {k: np.array(v, kinds[k]) if k in kinds else v for k, v in extra.items()}
         given = [None if i is None else found[i] for i in inputs]
+        if kind == "PLUGIN_V2":
+            from tensorrt._plugins import PLUGINS
+
+            results = PLUGINS[extra["plugin"]](given, extra)
+            for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
+                found[f"{key}.{i}" if i else key] = byname[called] = result
+            continue
         found[key] = byname[name] = _layer(kind, given, shape, extra)
     wanted = [*(n for n, _, _ in frozen["outputs"]), *names]
     return {n: byname[n] for n in wanted}

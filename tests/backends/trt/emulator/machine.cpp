@@ -1,0 +1,252 @@
+#include "machine.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <map>
+#include <memory>
+#include <vector>
+
+namespace machine {
+
+Index thread{}, block{}, block_size{};
+uint8_t* shared = nullptr;
+
+namespace {
+
+constexpr size_t kStack = 256 << 10;
+constexpr size_t kMostShared = 227 << 10;
+
+struct Coroutine {
+    void* stack_pointer = nullptr;
+    std::unique_ptr<uint8_t[]> stack;
+    Index thread{};
+    bool done = false;
+    std::vector<std::function<void()>> open;
+    std::deque<std::vector<std::function<void()>>> groups;
+};
+
+struct Warp {
+    std::vector<uint8_t> deposits;
+    int arrived = 0;
+    unsigned generation = 0;
+    std::vector<uint8_t> published;
+};
+
+struct Pending {
+    int bytes = 0;
+    std::vector<std::pair<int, std::function<void()>>> copies;
+};
+
+std::vector<Coroutine> coroutines;
+std::vector<Warp> warps;
+std::map<uint64_t*, Pending> pending;
+size_t current = 0, alive = 0, at_block_barrier = 0;
+unsigned block_generation = 0;
+unsigned long idle_turns = 0;
+void* scheduler_pointer = nullptr;
+const std::function<void()>* work = nullptr;
+bool late_by_choice = false;
+
+// Saves what a call must keep, and goes on with another stack.
+extern "C" void machine_switch(void** from, void* to);
+asm(R"(
+.text
+.globl machine_switch
+.type machine_switch,@function
+machine_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
+void stop(const char* why) {
+    fprintf(stderr, "machine: %s (block %u %u %u, thread %u)\n", why, block.x, block.y, block.z, thread.x);
+    abort();
+}
+
+void enter() {
+    Coroutine& own = coroutines[current];
+    (*work)();
+    if (!own.open.empty() || !own.groups.empty()) stop("a thread ends with products that nobody waited for");
+    own.done = true;
+    --alive;
+    yield();
+    stop("a thread goes on after its end");
+}
+
+void prepare(Coroutine& c) {
+    if (!c.stack) c.stack.reset(new uint8_t[kStack]);
+    auto top = reinterpret_cast<uintptr_t>(c.stack.get() + kStack) & ~uintptr_t{15};
+    void** at = reinterpret_cast<void**>(top);
+    *--at = nullptr;  // so that the stack is aligned as after a call
+    *--at = reinterpret_cast<void*>(&enter);
+    for (int i = 0; i < 6; ++i) *--at = nullptr;
+    c.stack_pointer = at;
+    c.done = false;
+}
+
+void complete_if_due(uint64_t* where) {
+    auto* barrier = reinterpret_cast<Barrier*>(where);
+    if (barrier->pending_arrivals == 0 && pending[where].bytes == 0) {
+        barrier->phase ^= 1;
+        barrier->pending_arrivals = barrier->arrivals;
+    }
+}
+
+void do_copies(uint64_t* where) {
+    Pending& own = pending[where];
+    for (auto& [bytes, copy] : own.copies) {
+        copy();
+        own.bytes -= bytes;
+    }
+    own.copies.clear();
+}
+
+}  // namespace
+
+bool late() { return late_by_choice; }
+
+void yield() { machine_switch(&coroutines[current].stack_pointer, scheduler_pointer); }
+
+void run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+    if (shared_bytes > kMostShared) stop("too much shared memory");
+    // Not aligned to more than 16 bytes: a kernel that wants more has to see to it.
+    std::vector<uint8_t> memory(kMostShared + 4096);
+    shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024 + 16);
+    coroutines.resize(threads > coroutines.size() ? threads : coroutines.size());
+    block_size = {threads, 1, 1};
+    work = &body;
+    for (block.z = 0; block.z < grid.z; ++block.z) {
+        for (block.y = 0; block.y < grid.y; ++block.y) {
+            for (block.x = 0; block.x < grid.x; ++block.x) {
+                memset(memory.data(), 0x5a, memory.size());
+                pending.clear();
+                warps.assign((threads + 31) / 32, Warp{});
+                alive = threads, at_block_barrier = 0, idle_turns = 0;
+                for (unsigned i = 0; i < threads; ++i) {
+                    coroutines[i].thread = {i, 0, 0};
+                    prepare(coroutines[i]);
+                }
+                while (alive > 0) {
+                    for (current = 0; current < threads; ++current) {
+                        if (coroutines[current].done) continue;
+                        thread = coroutines[current].thread;
+                        machine_switch(&scheduler_pointer, coroutines[current].stack_pointer);
+                    }
+                    if (++idle_turns > 2000000) stop("the block does not end: its threads wait for each other");
+                }
+            }
+        }
+    }
+}
+
+void wait_for_block() {
+    const unsigned generation = block_generation;
+    if (++at_block_barrier == alive) {
+        at_block_barrier = 0;
+        ++block_generation;
+    }
+    while (generation == block_generation) {
+        yield();
+        // Threads that ended meanwhile are not waited for.
+        if (generation == block_generation && at_block_barrier == alive) {
+            at_block_barrier = 0;
+            ++block_generation;
+        }
+    }
+    idle_turns = 0;
+}
+
+const uint8_t* exchange(const void* mine, size_t bytes) {
+    Warp& warp = warps[thread.x / 32];
+    warp.deposits.resize(32 * bytes);
+    memcpy(&warp.deposits[thread.x % 32 * bytes], mine, bytes);
+    const unsigned generation = warp.generation;
+    if (++warp.arrived == 32) {
+        warp.arrived = 0;
+        warp.published = warp.deposits;
+        ++warp.generation;
+        idle_turns = 0;
+    }
+    while (generation == warp.generation) yield();
+    return warp.published.data();
+}
+
+void init(uint64_t* where, int arrivals) {
+    *reinterpret_cast<Barrier*>(where) = {arrivals, int16_t(arrivals), 0, 0};
+}
+
+void expect(uint64_t* where, int bytes) {
+    pending[where].bytes += bytes;
+    arrive(where);
+}
+
+void arrive(uint64_t* where) {
+    auto* barrier = reinterpret_cast<Barrier*>(where);
+    if (--barrier->pending_arrivals < 0) stop("more arrivals than a barrier has");
+    complete_if_due(where);
+}
+
+void wait(uint64_t* where, int phase) {
+    auto* barrier = reinterpret_cast<Barrier*>(where);
+    // A wait for phase p is over when the phase of that parity is complete, that is, when the other one is under way.
+    while (barrier->phase == phase) {
+        yield();
+        if (late() && barrier->phase == phase) {
+            do_copies(where);
+            complete_if_due(where);
+        }
+    }
+    idle_turns = 0;
+}
+
+void copy_later(uint64_t* where, int bytes, std::function<void()> copy) {
+    pending[where].copies.emplace_back(bytes, std::move(copy));
+    if (!late()) {
+        do_copies(where);
+        complete_if_due(where);
+    }
+}
+
+void product_later(std::function<void()> product) {
+    if (late()) {
+        coroutines[current].open.push_back(std::move(product));
+    } else {
+        product();
+    }
+}
+
+void commit() {
+    Coroutine& own = coroutines[current];
+    own.groups.push_back(std::move(own.open));
+    own.open.clear();
+}
+
+void wait_for_groups(int left) {
+    Coroutine& own = coroutines[current];
+    // A matrix product is of a whole warpgroup: let its other threads come as far as this.
+    yield();
+    while (int(own.groups.size()) > left) {
+        for (auto& product : own.groups.front()) product();
+        own.groups.pop_front();
+    }
+}
+
+}  // namespace machine
+
+extern "C" __attribute__((visibility("default"))) void machine_be_late(int late) { machine::late_by_choice = late != 0; }
