@@ -50,16 +50,16 @@ NNCF_SENTENCES = 304
 
 # Variant -> (method, symmetric, steps); in the order in which they are measured.
 VARIANTS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
-    "final": ("mse", False, STEPS),
+    "final": ("mse", True, STEPS),
     "plain minmax": ("minmax", False, ()),
-    "final, symmetric": ("mse", True, STEPS),
+    "final, asymmetric": ("mse", False, STEPS),
     "plain minmax, symmetric": ("minmax", True, ()),
     "plain mse": ("mse", False, ()),
     "plain auto": ("auto", False, ()),
-    **{f"minmax + {', '.join(STEPS[:n])}": ("minmax", False, STEPS[:n]) for n in range(1, len(STEPS))},
-    **{f"final without {step}": ("minmax", False, tuple(s for s in STEPS if s != step)) for step in STEPS},
+    **{f"minmax + {', '.join(STEPS[:n])}": ("minmax", True, STEPS[:n]) for n in range(1, len(STEPS))},
+    **{f"final without {step}": ("minmax", True, tuple(s for s in STEPS if s != step)) for step in STEPS},
 }
-CORE = ("final", "plain minmax", "final, symmetric")
+CORE = ("final", "plain minmax", "final, asymmetric")
 Json = dict[str, Any]
 
 

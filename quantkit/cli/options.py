@@ -83,7 +83,8 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "symmetric": (
         bool,
         ("--symmetric/--asymmetric",),
-        "INT8 activations: around zero, as TensorRT has them, or from the lowest to the highest value.",
+        "INT8 activations: around zero, as TensorRT has them (the default with --refine all), or from lowest to "
+        "highest value (the default without).",
         ENGINES,
     ),
     "plan": (Path, ("--plan",), "Plan file of `quantkit tune`; instead of --placement and --symmetric.", ENGINES),
@@ -201,7 +202,7 @@ def _parameter(name: str, kind: Any, value: Any) -> inspect.Parameter:
 def annotation(name: str) -> Any:
     """The annotated type that typer reads for a setting."""
     kind, flags, text, panel = OPTIONS[name]
-    if name in (*PARAMETERS, *ENGINE, "out", "table", "plan"):
+    if name in (*PARAMETERS, *ENGINE, "out", "table", "symmetric", "plan"):
         kind = kind | None
     offered = completer(CHOICES[name]) if name in CHOICES else None
     return Annotated[kind, typer.Option(*flags, help=text, rich_help_panel=panel, autocompletion=offered)]

@@ -2,8 +2,8 @@
 
 Steps, each of which can be left out; those that are made come in this order:
 
-    shift   subtracts the middle of each channel's range: folded into constants at the results of LayerNorms; elsewhere
-            in front of the quantizer and given back in the biases, on symmetric grids only
+    shift   subtracts the middle of each channel's range: folded into constants at the results of LayerNorms; behind
+            a GELU in front of the quantizer, on symmetric grids, and given back in the biases
     smooth  evens out the channels in front of each quantizer; strength by the error measured on rows kept for it
     range   chooses each activation's range by that error, instead of by its histogram
     round   rounds weights so that their errors cancel
@@ -90,8 +90,9 @@ def refine(
         centre = middle(seen[edge.tensor])
         if edge.offset:
             folder.shift(edge, centre)
-        elif not plan.symmetric or (plan.places.residual and edge.shared):
-            continue  # a zero point does most of it, and the Add costs OpenVINO 6 % of the model's time
+        elif not plan.symmetric or edge.tensor in index.aliases or (plan.places.residual and edge.shared):
+            # A zero point does most of it on the other grid. Behind a Reshape no product takes the Add into its kernel.
+            continue
         else:
             centres[edge.tensor] = centre
         seen[edge.tensor] = shifted(seen[edge.tensor], centre)

@@ -119,7 +119,7 @@ class Column:
                 "data": self.batches.sha256,
                 "labels": self.shared.labels_sha256,
                 "table": table,
-                "backend": [settings.backend, threads_of(settings), settings.placement, settings.symmetric],
+                "backend": [settings.backend, threads_of(settings), settings.placement, settings.around_zero],
                 "options": dict(settings.engine),
                 "versions": [packages.get("quantkit"), packages.get(settings.backend)],
             }

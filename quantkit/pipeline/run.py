@@ -173,7 +173,7 @@ def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
         InputError: the plan file cannot be used.
     """
     if settings.plan is None:
-        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.symmetric)
+        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.around_zero)
     else:
         plan = load_plan(settings.plan).plan
     return replace(plan, symmetric=True) if backend.symmetric_only else plan

@@ -47,7 +47,8 @@ class Settings:
         placement: mode of the precision plan.
         refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
             means all, or none where a table is given.
-        symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends.
+        symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends. None means symmetric
+            where `refine` shifts and smooths (they leave a zero point nothing to do), asymmetric otherwise.
         plan: a plan file; it overrides `placement` and `symmetric`. None means what those two say.
         tune_rows: train rows, apart from the calibration sample, that decide a search.
         tensorrt_model: also write the INT8 model in the form that TensorRT's parser takes.
@@ -83,7 +84,7 @@ class Settings:
     order_free: bool = False
     ignore_padding: bool = False
     placement: str = DEFAULT_PLACEMENT
-    symmetric: bool = False
+    symmetric: bool | None = None
     plan: Path | None = None
     tune_rows: int = 4096
     tensorrt_model: bool = False
@@ -117,6 +118,14 @@ class Settings:
     def wants_int8(self) -> bool:
         """Whether an INT8 engine is among the precisions."""
         return any(precision.startswith("int8") for precision in self.precisions)
+
+    @property
+    def around_zero(self) -> bool:
+        """Whether INT8 activations are symmetric: as asked for, else by what `refine` says."""
+        if self.symmetric is not None:
+            return self.symmetric
+        steps = {step.strip() for step in (self.refine or ("none" if self.table else "all")).split(",")}
+        return "all" in steps or steps >= {"shift", "smooth"}
 
     @property
     def range_mode(self) -> Literal["tensorrt", "pow2"]:

@@ -42,7 +42,7 @@ def test_the_main_job_refines_and_says_so(settings: Any, tmp_path: Path) -> None
     assert Path(first["file"]).is_file()
     assert first["edges"] == second["edges"]
     assert [edge["tensor"] for edge in first["edges"]][:2] == ["embeddings.norm", "layer0.attention.context"]
-    assert [edge["shifted"] for edge in first["edges"]] == [True, False] * 4
+    assert [edge["shifted"] for edge in first["edges"]] == [True, False, True, True] * 2
     one, two = ((tmp_path / name / "int8.onnx").read_bytes() for name in "ab")
     assert one == two  # what comes from the cache is what was computed
 
@@ -118,3 +118,17 @@ def test_refined_models_run_in_int8(settings: Any, backend: str, symmetric: bool
     assert row["status"] == "ok"
     assert row["int8_ops"] == 12
     assert row["against_fp32"]["agreement"] >= 0.98
+
+
+def test_the_grid_follows_the_steps(settings: Any, tmp_path: Path) -> None:
+    for changes, symmetric in (
+        ({}, True),
+        ({"refine": "none"}, False),
+        ({"refine": "round,bias"}, False),
+        ({"refine": "smooth,shift"}, True),
+        ({"table": tmp_path / "t.json"}, False),
+        ({"table": tmp_path / "t.json", "refine": "all"}, True),
+        ({"symmetric": False}, False),
+        ({"refine": "none", "symmetric": True}, True),
+    ):
+        assert settings(**changes).around_zero is symmetric, changes
