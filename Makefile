@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
