@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.network.rewriting import drop_unread_constants, fresh_name, replace_nodes
+
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto
 
 
 def with_float_weights(proto: ModelProto) -> ModelProto:
@@ -42,17 +44,15 @@ def with_float_weights(proto: ModelProto) -> ModelProto:
             key = (*node.input, str(axis))
             if key not in quantizers:
                 given = [numpy_helper.to_array(constants[name]) for name in node.input]
-                value = _fresh(f"{node.input[0]}.float", taken)
-                codes = quantizers[key] = _fresh(f"{node.input[0]}.codes", taken)
+                value = fresh_name(f"{node.input[0]}.float", taken)
+                codes = quantizers[key] = fresh_name(f"{node.input[0]}.codes", taken)
                 model.graph.initializer.append(numpy_helper.from_array(_floats(*given, axis=axis), value))
                 inputs = [value, *node.input[1:]]
                 nodes.append(helper.make_node("QuantizeLinear", inputs, [codes], name=codes, axis=axis))
             node.input[0] = quantizers[key]
         nodes.append(node)
-    kept = onnx.GraphProto(node=nodes)
-    del model.graph.node[:]
-    model.graph.node.extend(kept.node)
-    _drop_unread(model.graph.initializer, {name for node in model.graph.node for name in node.input})
+    replace_nodes(model.graph, nodes)
+    drop_unread_constants(model.graph, set(constants))
     return model
 
 
@@ -74,19 +74,3 @@ def _floats(
     if zero_point is not None:
         steps = steps - along(zero_point).astype(np.float32)
     return np.asarray(steps * along(scale), scale.dtype)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    """The name, or with a number where the graph uses it already."""
-    candidate, number = name, 1
-    while candidate in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate)
-    return candidate
-
-
-def _drop_unread(initializers: list[TensorProto], read: set[str]) -> None:
-    """Removes the constants that nothing reads any more."""
-    for i in reversed(range(len(initializers))):
-        if initializers[i].name not in read:
-            del initializers[i]

@@ -42,11 +42,7 @@ def load_onnx(path: str | Path) -> Network:
             own set, is quantized already or not float32, is no BERT-like model, or has no weight to quantize.
     """
     file = Path(path)
-    model = read_model(file)
-    _check_operators(model, file)
-    notes: list[str] = []
-    model = _modern(model, notes)
-    _drop_listed_constants(model)
+    model, notes = _read_modern(file)
     _switch_dropout_off(model.graph, notes)
     inputs = _match_inputs(model, file)
     _name_dims(model)
@@ -59,6 +55,15 @@ def load_onnx(path: str | Path) -> Network:
     return network
 
 
+def _read_modern(file: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """A model of ONNX's own operators, opset 13 or later, whose constants are no inputs; and notes."""
+    model, notes = read_model(file), list[str]()
+    _check_operators(model, file)
+    model = _modern(model, notes)
+    _drop_listed_constants(model)
+    return model, notes
+
+
 def read_plain(path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
     """An .onnx file of any kind as a float32 model to be quantized, every tensor under its own name; and notes.
 
@@ -68,11 +73,7 @@ def read_plain(path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
         ModelError: as `load_onnx`, but any inputs and outputs will do.
     """
     file = Path(path)
-    model = read_model(file)
-    _check_operators(model, file)
-    notes: list[str] = []
-    model = _modern(model, notes)
-    _drop_listed_constants(model)
+    model, notes = _read_modern(file)
     _name_nodes(model.graph)
     fold_constants(model)
     return model, notes

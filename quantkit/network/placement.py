@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -81,7 +82,7 @@ def _recognised(index: GraphIndex) -> Encoder:
     return encoder
 
 
-class Placer:
+class Placer(ABC):
     """One decision: the ranges asked for so far, and what became of them. What is placed, subclasses say."""
 
     def __init__(self, index: GraphIndex, entries: Mapping[str, Entry], plan: PrecisionPlan) -> None:
@@ -89,9 +90,9 @@ class Placer:
         self.placement = Placement()
         self.asked: dict[str, Entry | None] = {}
 
+    @abstractmethod
     def place_all(self) -> None:
         """Fills the placement."""
-        raise NotImplementedError
 
     def run(self) -> Placement:
         """The whole placement.

@@ -26,10 +26,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
 from quantkit.network.attention import drop_scaling, late_scales
-from quantkit.network.index import GraphIndex, WeightMatMul, attribute, reads
+from quantkit.network.index import GraphIndex, WeightMatMul, attribute
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
 from quantkit.network.refinement import Refinement
+from quantkit.network.rewriting import drop_unread_constants, fresh_name, replace_nodes
 from quantkit.qparams import quantize, weight_scales
 
 if TYPE_CHECKING:
@@ -162,10 +163,8 @@ class _Rewriter:
         for node in self.graph.node:
             ordered.append(node)
             ordered.extend(new for name in node.output for new in pairs.get(name, ()))
-        kept = onnx.GraphProto(node=ordered)  # copied before the originals are deleted
-        del self.graph.node[:]
-        self.graph.node.extend(kept.node)
-        self._drop({weight for weight, _ in dequantized})
+        replace_nodes(self.graph, ordered)
+        drop_unread_constants(self.graph, {weight for weight, _ in dequantized})
         return self.scales
 
     def _pair(self, tensor: str, grid: Grid) -> list[onnx.NodeProto]:
@@ -233,22 +232,10 @@ class _Rewriter:
 
     def _fresh(self, name: str) -> str:
         """The name itself, or with a number where an imported graph uses it already."""
-        candidate, number = name, 1
-        while candidate in self.taken:
-            candidate, number = f"{name}_{number}", number + 1
-        self.taken.add(candidate)
-        return candidate
+        return fresh_name(name, self.taken)
 
     def _describe(self, like: str, name: str, dtype: int) -> None:
         """Writes down type and shape of a new tensor, where that of the old one is known."""
         shape = self.index.shape(like)
         if shape is not None:
             self.graph.value_info.append(helper.make_tensor_value_info(name, dtype, [d or None for d in shape]))
-
-    def _drop(self, weights: set[str]) -> None:
-        """Removes the float weights that nothing reads any more."""
-        read = {name for node in self.graph.node for name in reads(node)}
-        for i in reversed(range(len(self.graph.initializer))):
-            name = self.graph.initializer[i].name
-            if name in weights and name not in read:
-                del self.graph.initializer[i]

@@ -230,9 +230,9 @@ def graph_for(workspace: Workspace, trial: Trial, calibrated: Calibrated | None)
     settings, network = workspace.settings, workspace.network
     fixed = workspace.fixed_graph
     if not trial.quantized and trial.keep_float and settings.out is not None:
-        path = settings.out / FLOAT_FILE
-        write_bytes(path, network.proto.SerializeToString())
-        trial.model_file = str(path)
+        if "float file" not in workspace.kept:  # every float precision runs the same file
+            workspace.kept["float file"] = write_bytes(settings.out / FLOAT_FILE, network.proto.SerializeToString())
+        trial.model_file = str(workspace.kept["float file"])
     if not trial.quantized or workspace.backend.places_int8:
         return fixed
     if calibrated is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantkit.network.float_weights import with_float_weights
+from quantkit.network.rewriting import replace_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,7 +50,5 @@ def _with_whole_shapes(proto: ModelProto) -> ModelProto:
         nodes.append(helper.make_node("Shape", [node.input[0]], [whole], name=whole))
         cut = [whole, f"{name}.from_start", f"{name}.from_end"]
         nodes.append(helper.make_node("Slice", cut, [name], name=node.name))
-    kept = onnx.GraphProto(node=nodes)
-    del model.graph.node[:]
-    model.graph.node.extend(kept.node)
+    replace_nodes(model.graph, nodes)
     return model
