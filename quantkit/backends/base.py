@@ -182,6 +182,10 @@ class Backend(ABC):
     """Whether quantized activations must be int8 around zero."""
     free_shapes: ClassVar[bool] = True
     """Whether a graph with free shapes can be compiled as it is."""
+    shareable: ClassVar[bool] = True
+    """Whether workers in other processes and on other machines may do its work (docs/distributed.md)."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages whose version decides the bits of its results."""
 
     @property
     def places_int8(self) -> bool:

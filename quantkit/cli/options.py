@@ -19,6 +19,7 @@ from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
 TENSORRT = "TensorRT only"
+SHARING = "Several processes or machines (extra: distributed)"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
 METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
@@ -113,6 +114,8 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "packed": (bool, ("--packed/--padded",), "Pack sentences without padding (--network plugins).", TENSORRT),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
+    "workers": (int, ("--workers",), "Processes on this machine that share calibration and evaluation.", SHARING),
+    "scheduler": (str, ("--scheduler",), "Address of a Dask scheduler whose workers share them.", SHARING),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
 }
 BACKENDS = ("openvino", "onnxruntime", "tensorrt")
@@ -142,9 +145,10 @@ RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric", "refine", "plan")
 ENGINE = ("network", "ranges", "shapes", "packed", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
+SHARED = ("workers", "scheduler")
 MAKING = (
     *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),
-    *("threads", "out", "tensorrt_model"),
+    *("threads", *SHARED, "out", "tensorrt_model"),
 )
 """Options of the commands that write the models."""
 

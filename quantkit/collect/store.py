@@ -73,19 +73,9 @@ def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta:
         StorageError: the file cannot be written.
         TableError: `meta` is not JSON.
     """
-    arrays = {
-        "counts": _compact(np.array([h.counts for h in histograms.values()], np.int64).reshape(-1, NUM_BINS)),
-        "numbers": np.array([[getattr(h, f) for f in NUMBERS] for h in histograms.values()], "<f8").reshape(-1, 4),
-        "kinds": np.array([[getattr(h, f) for f in KINDS] for h in histograms.values()], "<i8").reshape(-1, 5),
-    }
-    header: dict[str, Any] = {
-        "_type": FILE_TYPE,
-        "_version": FILE_VERSION,
-        "names": list(histograms),
-        "modes": [h.mode for h in histograms.values()],
-        "mask_logits": [h.mask_logits for h in histograms.values()],
-        "meta": dict(meta),
-    }
+    packed = pack(histograms)
+    arrays = {name: packed.pop(name) for name in MEMBERS[1:]}
+    header: dict[str, Any] = {"_type": FILE_TYPE, "_version": FILE_VERSION, **packed, "meta": dict(meta)}
     try:
         header["sha256"] = _digest(header, arrays)
         text = json.dumps(header, allow_nan=False).encode()
@@ -100,6 +90,37 @@ def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta:
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, member.getvalue())
     return write_bytes(Path(path), buffer.getvalue())
+
+
+def pack(histograms: Mapping[str, Histogram]) -> dict[str, Any]:
+    """Histograms as plain values: lists names, modes, mask_logits; arrays counts, numbers, kinds as in the file."""
+    found = list(histograms.values())
+    return {
+        "names": list(histograms),
+        "modes": [h.mode for h in found],
+        "mask_logits": [h.mask_logits for h in found],
+        "counts": _compact(np.array([h.counts for h in found], np.int64).reshape(-1, NUM_BINS)),
+        "numbers": np.array([[getattr(h, f) for f in NUMBERS] for h in found], "<f8").reshape(-1, len(NUMBERS)),
+        "kinds": np.array([[getattr(h, f) for f in KINDS] for h in found], "<i8").reshape(-1, len(KINDS)),
+    }
+
+
+def unpack(packed: Mapping[str, Any]) -> dict[str, Histogram]:
+    """The histograms that `pack` took.
+
+    Raises:
+        CalibrationError: the values contradict each other.
+    """
+    return {
+        name: Histogram(
+            counts=packed["counts"][i].astype(np.int64),
+            mode=packed["modes"][i],
+            mask_logits=packed["mask_logits"][i],
+            **dict(zip(NUMBERS, packed["numbers"][i].tolist(), strict=True)),
+            **dict(zip(KINDS, packed["kinds"][i].tolist(), strict=True)),
+        )
+        for i, name in enumerate(packed["names"])
+    }
 
 
 def load_histograms(path: str | Path) -> HistogramFile:
@@ -161,16 +182,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
         raise TableError("its SHA-256 does not fit its content.")
     if int(arrays["counts"].max(initial=0)) > np.iinfo(np.int64).max:
         raise TableError("a count is beyond 63 bits.")
-    histograms = {
-        name: Histogram(
-            counts=arrays["counts"][i].astype(np.int64),
-            mode=modes[i],  # type: ignore[index]
-            mask_logits=masks[i],  # type: ignore[index]
-            **dict(zip(NUMBERS, arrays["numbers"][i].tolist(), strict=True)),
-            **dict(zip(KINDS, arrays["kinds"][i].tolist(), strict=True)),
-        )
-        for i, name in enumerate(names)
-    }
+    histograms = unpack({"names": names, "modes": modes, "mask_logits": masks, **arrays})
     return HistogramFile(histograms, meta)
 
 

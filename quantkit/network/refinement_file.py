@@ -23,6 +23,11 @@ ENTRY_FIELDS = ("scale", "minimum", "maximum", "method", "reason")
 
 def save_refinement(path: Path, refinement: Refinement, seconds: float) -> Path:
     """Writes a refinement, and how long it took to make."""
+    return write_bytes(path, dump_refinement(refinement, seconds))
+
+
+def dump_refinement(refinement: Refinement, seconds: float = 0.0) -> bytes:
+    """The bytes of a refinement's file."""
     arrays: dict[str, Any] = {}
     for part, values in _parts(refinement).items():
         arrays |= {f"{part}/{i}": value for i, value in enumerate(values.values())}
@@ -43,7 +48,7 @@ def save_refinement(path: Path, refinement: Refinement, seconds: float) -> Path:
     buffer = io.BytesIO()
     arrays[HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez(buffer, **arrays)
-    return write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_refinement(path: Path) -> tuple[Refinement, float]:
@@ -53,12 +58,16 @@ def load_refinement(path: Path) -> tuple[Refinement, float]:
         TableError: the file is damaged or of another version.
         StorageError: there is no such file, or it cannot be read.
     """
-    data: bytes = read_bytes(path)
+    return parse_refinement(read_bytes(path), str(path))
+
+
+def parse_refinement(data: bytes, source: str) -> tuple[Refinement, float]:
+    """`load_refinement` of bytes; `source` is named in errors."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             header = json.loads(arrays[HEADER].tobytes())
             if header["version"] != VERSION:
-                raise TableError(f"{path} has version {header['version']}; expected {VERSION}.")
+                raise TableError(f"{source} has version {header['version']}; expected {VERSION}.")
             names = header["names"]
             parts = {
                 part: {name: arrays[f"{part}/{i}"] for i, name in enumerate(names[part])}
@@ -80,7 +89,7 @@ def load_refinement(path: Path) -> tuple[Refinement, float]:
         EOFError,
         OSError,
     ) as error:
-        raise TableError(f"{path} is no refinement, or a damaged one: {error}.", "Delete the file.") from error
+        raise TableError(f"{source} is no refinement, or a damaged one: {error}.", "Delete the file.") from error
     return Refinement(**parts, weights=weights, entries=entries, steps=steps, edges=edges), seconds
 
 

@@ -24,7 +24,7 @@ from quantkit.files import read_sealed, sha256_json, write_sealed
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import Calibrated, Collected, calibrated_table, collect, key_of, provenance_of
 from quantkit.pipeline.collection import batches_of
-from quantkit.pipeline.settings import threads_of
+from quantkit.pipeline.settings import answering_threads, threads_of
 from quantkit.pipeline.tables import parameters_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
@@ -108,6 +108,7 @@ class Column:
     def key(self, calibrator: Calibrator | None) -> str:
         """Name under which a finished cell is kept: a hash of everything that decides it."""
         settings, packages, table = self.workspace.settings, versions(), None
+        threads = sorted({threads_of(settings), answering_threads(settings)})
         if calibrator is not None:
             parameters = parameters_of(calibrator)
             table = key_of(replace(self.shared.provenance, method=calibrator.name, parameters=parameters))
@@ -119,7 +120,7 @@ class Column:
                 "data": self.batches.sha256,
                 "labels": self.shared.labels_sha256,
                 "table": table,
-                "backend": [settings.backend, threads_of(settings), settings.placement, settings.around_zero],
+                "backend": [settings.backend, *threads, settings.placement, settings.around_zero],
                 "options": dict(settings.engine),
                 "versions": [packages.get("quantkit"), packages.get(settings.backend)],
             }

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from quantkit.calibrate.base import check_histogram
 from quantkit.collect.collector import Collector
-from quantkit.collect.histogram import MASK_LOGITS, Histogram
+from quantkit.collect.histogram import MASK_LOGITS, Histogram, Mode
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
 from quantkit.errors import CalibrationError
 from quantkit.evaluate.accuracy import inputs_for
 from quantkit.pipeline.settings import threads_of
 from quantkit.pipeline.workspace import Workspace
-from quantkit.types import BatchSource
+from quantkit.types import BatchSource, FeedDict, Runner
 
 if TYPE_CHECKING:
+    from quantkit.network.graph import Network
     from quantkit.network.kinds import TensorKinds
     from quantkit.pipeline.unfinished import PassCheckpoint
 
@@ -75,15 +76,13 @@ def collect_snapshots(
     threads, masked, total = threads_of(workspace.settings), kinds_of(workspace).masked, len(batches)
     snapshots: dict[int, dict[str, Histogram]] = {}
     with ExitStack() as stack, workspace.watcher.stage(title) as progress:
-        collectors = [stack.enter_context(collector) for collector in collectors_for(workspace, masked)]
+        collectors = [stack.enter_context(collector) for collector in workspace_collectors(workspace, masked)]
         names = [name for collector in collectors for name in collector.collected]
         seen = checkpoint.resume(collectors, total) if checkpoint is not None else 0
         for shape, feeds in groupby(islice(batches, seen, None), key=lambda feed: feed["input_ids"].shape):
             with workspace.backend.tap(workspace.network.fixed(*shape), names, threads=threads) as runner:
                 for feed in feeds:
-                    tensors = runner.infer(inputs_for(runner, feed))
-                    for collector in collectors:
-                        collector.update(tensors, feed["attention_mask"])
+                    count(runner, feed, collectors)
                     seen += 1
                     progress(seen, total)
                     if seen in at and seen < total:
@@ -94,24 +93,40 @@ def collect_snapshots(
     return snapshots
 
 
-def collectors_for(workspace: Workspace, masked: Collection[str]) -> list[Collector]:
+def count(runner: Runner, feed: FeedDict, collectors: Sequence[Collector]) -> None:
+    """Runs one batch and counts its activations."""
+    tensors = runner.infer(inputs_for(runner, feed))
+    for collector in collectors:
+        collector.update(tensors, feed["attention_mask"])
+
+
+def workspace_collectors(workspace: Workspace, masked: Collection[str]) -> list[Collector]:
+    """The collectors that the settings ask for."""
+    settings = workspace.settings
+    return collectors_for(
+        workspace.network, masked, settings.range_mode, settings.ignore_padding, threads_of(workspace.settings)
+    )
+
+
+def collectors_for(
+    network: Network, masked: Collection[str], mode: Mode, ignore_padding: bool, threads: int
+) -> list[Collector]:
     """A collector for all activations; with power-of-two ranges a second one sets mask logits apart.
 
     With TensorRT's ranges masked logits are counted like any other tensor, because TensorRT does so.
     """
-    settings, network = workspace.settings, workspace.network
-    apart = frozenset(masked) if settings.range_mode == "pow2" else frozenset()
+    apart = frozenset(masked) if mode == "pow2" else frozenset()
     names = network.activations()
     groups = (([n for n in names if n not in apart], None), ([n for n in names if n in apart], MASK_LOGITS))
     return [
         Collector(
             group,
-            mode=settings.range_mode,
+            mode=mode,
             aliases=network.aliases(),
             axes=network.axes(),
-            ignore_padding=settings.ignore_padding,
+            ignore_padding=ignore_padding,
             mask_logits=mask_logits,
-            threads=threads_of(settings),
+            threads=threads,
         )
         for group, mask_logits in groups
         if group

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends import BACKENDS, get_backend
 from quantkit.calibrate.base import Calibrator
@@ -24,9 +24,13 @@ from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
 from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, Record, context
 from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from quantkit.distributed.cluster import Cluster
 
 PLACEHOLDER = "{task}"
 """What stands for the task's name in the paths of model, adapter and data."""
@@ -50,6 +54,7 @@ class Job:
     watcher: Watcher
     cells: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cluster: Cluster | None = None
     kept: int = 0
     errors: list[QuantkitError] = field(default_factory=list)
 
@@ -83,7 +88,7 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
     for backend in backends:
         _ = BACKENDS[backend]
     made = Job(settings, tuple(tasks), tuple(backends), calibrators_for(settings), watcher)
-    with alone_in(made.folder, watcher):
+    with alone_in(made.folder, watcher), cluster_for(settings, backends=backends) as made.cluster:
         return compare_here(made)
 
 
@@ -141,7 +146,9 @@ def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
 def task_data(made: Job, task: str) -> TaskData:
     """What the cells of a task share; the first backend that is installed collects."""
     usable = [backend for backend in made.backends if get_backend(backend).available() is None]
-    workspace = Workspace(settings_for(made.settings, task, usable[0] if usable else made.backends[0]), made.watcher)
+    workspace = Workspace(
+        settings_for(made.settings, task, usable[0] if usable else made.backends[0]), made.watcher, made.cluster
+    )
     job.check_early(workspace)
     return TaskData(workspace)
 
@@ -175,7 +182,7 @@ def save(made: Job) -> Record:
     data = {
         "schema": SCHEMA,
         "kind": "compare",
-        "context": context(settings_json(made)),
+        "context": context(settings_json(made), made.cluster.as_json() if made.cluster else None),
         "tasks": list(made.tasks),
         "backends": list(made.backends),
         "methods": [calibrator.name for calibrator in made.calibrators],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -25,15 +26,20 @@ from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.shared_engines import SharedEngines
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.html import write_report
 from quantkit.report.readme import FLOAT_FILE, INT8_FILE, TENSORRT_FILE, write_readme
-from quantkit.report.record import SCHEMA, EngineRow, Record, context
+from quantkit.report.record import SCHEMA, EngineRow, Record
 from quantkit.types import Array, Watcher
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from quantkit.distributed.cluster import Cluster
+    from quantkit.tables.table import CalibrationTable
 
 LATENCY_BATCHES = 8
 LATENCY_ROUNDS = 30
@@ -58,6 +64,8 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     key: str = ""
     """Hash of everything that decides what the engine answers."""
+    table: CalibrationTable | None = None
+    """Ranges that INT8 is built with."""
     kept: list[Path] = field(default_factory=list)
     """What was written down for the case of an interruption."""
 
@@ -67,7 +75,14 @@ class Trial:
         return self.precision.startswith("int8")
 
 
-def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, latency: bool = True) -> Record:
+def run_settings(
+    settings: Settings,
+    watcher: Watcher,
+    *,
+    metrics: bool = True,
+    latency: bool = True,
+    cluster: Cluster | None = None,
+) -> Record:
     """The whole job; with --out the record is written after every stage, so that nothing computed is lost.
 
     A whole run (metrics and latency) with --out also writes what a report shows of every tensor, and the report.
@@ -77,17 +92,18 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
         watcher: who is told how it goes.
         metrics: evaluate the task.
         latency: time the engines.
+        cluster: workers that are there already; None starts or reaches those of the settings.
 
     Raises:
         QuantkitError: something that concerns every engine; what concerns one is that engine's row.
     """
-    with alone_in(settings.out, watcher):
-        return run_stages(settings, watcher, metrics=metrics, latency=latency)
+    with alone_in(settings.out, watcher), cluster_for(settings, cluster) as workers:
+        return run_stages(Workspace(settings, watcher, workers), metrics=metrics, latency=latency)
 
 
-def run_stages(settings: Settings, watcher: Watcher, *, metrics: bool, latency: bool) -> Record:
+def run_stages(workspace: Workspace, *, metrics: bool, latency: bool) -> Record:
     """`run_settings`, while no other process writes to the same --out."""
-    workspace = Workspace(settings, watcher)
+    settings, watcher = workspace.settings, workspace.watcher
     check_early(workspace)
     evaluation = evaluation_batches(workspace)
     calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
@@ -206,6 +222,7 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
     settings = workspace.settings
     with workspace.watcher.stage("build engines") as progress:
         for done, trial in enumerate(trials):
+            trial.table = calibrated.table if calibrated is not None and trial.quantized else None
             try:
                 proto = graph_for(workspace, trial, calibrated)
                 own = calibrated is not None and trial.quantized and workspace.backend.places_int8
@@ -271,18 +288,23 @@ def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBa
             continue
         with workspace.watcher.stage(f"evaluate {trial.precision}") as progress:
             try:
-                engine = kept_answers(trial, trial.engine, batches)
-                trial.result = evaluate_engine(engine, batches, labels, workspace.task, progress=progress)
-                engine.keep()
+                with closing(kept_answers(workspace, trial, trial.engine, batches)) as engine:
+                    trial.result = evaluate_engine(engine, batches, labels, workspace.task, progress=progress)
+                    engine.keep()
             except BackendError as error:
                 trial.error = error
 
 
-def kept_answers(trial: Trial, engine: Engine, batches: TokenBatches) -> unfinished.KeptAnswers:
-    """The engine of a trial, with what an interrupted evaluation by it has left."""
+def kept_answers(workspace: Workspace, trial: Trial, engine: Engine, batches: TokenBatches) -> unfinished.KeptAnswers:
+    """The engine of a trial, or the workers in its place, with what an interrupted evaluation by it has left."""
     path = unfinished.answers_path(trial.key, batches.sha256)
     trial.kept.append(path)
-    return unfinished.KeptAnswers(engine, path)
+    if workspace.helpers is None:
+        return unfinished.KeptAnswers(engine, path)
+    shape = None if workspace.backend.dynamic else (workspace.settings.batch, workspace.settings.seq_len)
+    engines = SharedEngines(workspace, workspace.helpers, trial.table, shape)
+    plan = plan_of(workspace.settings, workspace.backend) if trial.quantized else None
+    return unfinished.KeptAnswers(engine, path, lambda first: engines.answers(plan, trial.precision, batches, first))
 
 
 def labels_of(workspace: Workspace) -> Array:
@@ -355,7 +377,7 @@ def save(
     rows = [row_of(trial, reference, workspace) for trial in trials]
     data: dict[str, Any] = {
         "schema": SCHEMA,
-        "context": context(settings.as_json()),
+        "context": workspace.context(),
         "model": {
             "name": settings.model,
             "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,

@@ -15,7 +15,8 @@ DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
 DEFAULT_PLACEMENT = "gemm"
-LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1, "limit": 0, "seed": 0, "threads": 0}
+LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1}
+LEAST |= dict.fromkeys(("limit", "seed", "threads", "workers"), 0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Settings:
         limit: evaluate only the first rows; 0 means all.
         seed: seed of the calibration sample.
         threads: threads to compute with; 0 means all cores.
+        workers: processes to start on this machine that share calibration and evaluation (docs/distributed.md); 0
+            means none.
+        scheduler: address of a Dask scheduler whose workers share them; empty means none.
         order_free: power-of-two histogram ranges instead of TensorRT's rule.
         ignore_padding: leave padded positions out of the statistics.
         placement: mode of the precision plan.
@@ -81,6 +85,8 @@ class Settings:
     limit: int = 0
     seed: int = 0
     threads: int = 0
+    workers: int = 0
+    scheduler: str = ""
     order_free: bool = False
     ignore_padding: bool = False
     placement: str = DEFAULT_PLACEMENT
@@ -106,6 +112,10 @@ class Settings:
                 raise InputError(
                     f"{name} must be a whole number of at least {least}; got {value!r}.", f"Change {flag}."
                 )
+        if self.workers and self.scheduler:
+            raise InputError(
+                "Workers are those of --scheduler, or are started here by --workers.", "Give one of the two."
+            )
         if self.task == "" and self.model != DEMO:
             raise InputError("A model of your own needs a task.", "Name it with --task, for example --task sst2.")
 
@@ -113,6 +123,11 @@ class Settings:
     def task_name(self) -> str:
         """The task, with the demo's default filled in."""
         return self.task or DEMO_TASK
+
+    @property
+    def shared(self) -> bool:
+        """Whether workers share the work."""
+        return bool(self.workers or self.scheduler)
 
     @property
     def wants_int8(self) -> bool:
@@ -147,3 +162,12 @@ class Settings:
 def threads_of(settings: Settings) -> int:
     """How many threads to compute with: what was asked for, else all that this process may use."""
     return settings.threads or available_cores()
+
+
+def answering_threads(settings: Settings) -> int:
+    """How many threads a shard of calibration or evaluation is computed with, here or by a worker.
+
+    With workers one, unless a number was asked for: rounding may depend on it, and must not depend on how many workers
+    there are.
+    """
+    return settings.threads or 1 if settings.shared else threads_of(settings)

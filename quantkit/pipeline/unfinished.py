@@ -17,21 +17,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.collect.collector import Collector
+from quantkit.collect.histogram import Histogram
 from quantkit.collect.store import load_histograms, save_histograms
 from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluate.accuracy import logits_name
 from quantkit.evaluate.latency import Latency
 from quantkit.files import cache_dir, read_sealed, sha256_json, write_sealed
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.settings import Settings, answering_threads, threads_of
 from quantkit.report.record import cpu_name, versions
 from quantkit.types import Array, FeedDict, Runner, TensorSpec
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from quantkit.tables.table import CalibrationTable
 
-RULES = 1
+RULES = 2
 """Part of every key; raised when the same question comes to have another answer."""
 SECONDS = 10.0
 """A job that is killed loses at most this much work, more only where writing takes long."""
@@ -130,6 +131,65 @@ class PassCheckpoint:
         discard([self.path])
 
 
+class ShardCheckpoint:
+    """A collecting pass in shards on disk: the histograms of those that are done, merged, and which ones they are.
+
+    Args:
+        key: hash of everything that decides the pass; see `calibration.key_of`.
+        threads: with how many a shard is computed.
+    """
+
+    def __init__(self, key: str, threads: int) -> None:
+        self.path = folder() / f"{key}-shards.npz"
+        self.seconds = 0.0
+        self._setup = {"threads": threads, "versions": versions()}
+        self._pace, self._begun = Pace(), time.perf_counter()
+
+    def resume(self, size: int, batches: int) -> tuple[dict[str, Histogram], set[int]]:
+        """What is done: merged histograms, and the numbers of their shards; nothing when no checkpoint fits.
+
+        Args:
+            size: batches a shard.
+            batches: of the whole pass.
+        """
+        try:
+            stored = load_histograms(self.path) if self.path.is_file() else None
+        except QuantkitError:
+            return {}, set()
+        if stored is None or stored.meta.get("setup") != self._cut(size, batches):
+            return {}, set()
+        done, seconds = stored.meta.get("done"), stored.meta.get("seconds")
+        possible = range(-(-batches // size))
+        if not isinstance(done, list) or not done or not isinstance(seconds, int | float):
+            return {}, set()
+        if len(set(map(repr, done))) < len(done) or any(type(n) is not int or n not in possible for n in done):
+            return {}, set()
+        self.seconds = float(seconds)
+        return stored.histograms, set(done)
+
+    def offer(self, merged: Mapping[str, Histogram], done: set[int], size: int, batches: int) -> None:
+        """Writes what is done, if it is time to; arguments as for `resume`.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._pace.due():
+            return
+        started = time.perf_counter()
+        seconds = self.seconds + started - self._begun
+        meta = {"done": sorted(done), "seconds": seconds, "setup": self._cut(size, batches)}
+        save_histograms(self.path, merged, meta)
+        self._pace.written(started)
+
+    def discard(self) -> None:
+        """Deletes the checkpoint: the pass is done."""
+        discard([self.path])
+
+    def _cut(self, size: int, batches: int) -> dict[str, Any]:
+        """What must be the same for shards to be the same."""
+        return self._setup | {"size": size, "batches": batches}
+
+
 class KeptAnswers:
     """An engine whose logits are kept; those that an interrupted evaluation has already are not computed again.
 
@@ -138,10 +198,13 @@ class KeptAnswers:
     Args:
         engine: the engine itself.
         path: where the logits are kept.
+        elsewhere: gives the engine's logits from a batch number on, where not the engine itself computes them.
     """
 
-    def __init__(self, engine: Runner, path: Path) -> None:
+    def __init__(self, engine: Runner, path: Path, elsewhere: Callable[[int], Iterator[Array]] | None = None) -> None:
         self._engine, self._path = engine, path
+        self._elsewhere = elsewhere
+        self._coming: Iterator[Array] | None = None
         self._name = logits_name(engine)
         self._answers = _read_answers(path)
         self._asked, self._pace = 0, Pace()
@@ -167,10 +230,18 @@ class KeptAnswers:
         self._asked += 1
         if self._asked <= len(self._answers):
             return {self._name: self._answers[self._asked - 1]}
-        self._answers.append(np.array(self._engine.infer(feed)[self._name], np.float32))
+        self._answers.append(np.array(self._compute(feed), np.float32))
         if self._pace.due():
             self.keep()
         return {self._name: self._answers[-1]}
+
+    def _compute(self, feed: FeedDict) -> Array:
+        """The logits of a batch that are not kept."""
+        if self._elsewhere is None:
+            return self._engine.infer(feed)[self._name]
+        if self._coming is None:
+            self._coming = self._elsewhere(len(self._answers))
+        return next(self._coming)
 
     def keep(self) -> None:
         """Writes all logits so far."""
@@ -181,8 +252,9 @@ class KeptAnswers:
         self._pace.written(started)
 
     def close(self) -> None:
-        """Frees the engine."""
-        self._engine.close()
+        """Waits for no more answers from elsewhere; the engine itself stays its owner's."""
+        if (end := getattr(self._coming, "close", None)) is not None:
+            end()
 
 
 def _read_answers(path: Path) -> list[Array]:
@@ -214,7 +286,7 @@ def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None
             "precision": precision,
             "ranges": None if table is None else {name: float(scale) for name, scale in table.scales.items()},
             "backend": [settings.backend, {name: str(value) for name, value in settings.engine.items()}],
-            "threads": threads_of(settings),
+            "threads": [threads_of(settings), answering_threads(settings)],
             "cpu": cpu_name(),
             "versions": versions(),
         }

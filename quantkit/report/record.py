@@ -36,14 +36,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def context(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Machine, versions, time and the settings of this run."""
+def context(settings: Mapping[str, Any], workers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Machine, versions, time and the settings of this run; `workers` are those that shared the work."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(sys.argv),
         "machine": {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()},
         "versions": versions(),
         "settings": dict(settings),
+        **({"workers": dict(workers)} if workers else {}),
     }
 
 

@@ -94,6 +94,7 @@ class TensorRTBackend(Backend):
     """
 
     name = "tensorrt"
+    shareable = False
     known = ALL_PRECISIONS
     symmetric_only = True
     free_shapes = False  # it wants optimization profiles
