@@ -183,7 +183,9 @@ class Cluster:
                 threads_per_worker=1,
                 processes=True,
                 host=LOOPBACK,
-                dashboard_address=None,
+                # Dask opens its HTTP pages to every network unless an address is given; port 0 is any free one.
+                dashboard_address=f"{LOOPBACK}:0",
+                worker_dashboard_address=f"{LOOPBACK}:0",
                 memory_limit=0,
                 silence_logs="CRITICAL",
             )
