@@ -187,6 +187,7 @@ class Cluster:
                 dashboard_address=f"{LOOPBACK}:0",
                 worker_dashboard_address=f"{LOOPBACK}:0",
                 memory_limit=0,
+                preload=worker.__name__,
                 silence_logs="CRITICAL",
             )
             return distributed.Client(self._local, set_as_default=False)

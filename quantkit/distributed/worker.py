@@ -8,6 +8,7 @@ shard, one that joined a moment ago too, and no path of the client's needs to ex
 from __future__ import annotations
 
 import hashlib
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -29,6 +30,12 @@ _contents: OrderedDict[str, bytes] = OrderedDict()
 _made: OrderedDict[Any, Any] = OrderedDict()
 _busy = threading.RLock()
 """One shard at a time in a process: an engine uses all threads that it was given."""
+
+
+def dask_setup(_: Any) -> None:
+    """Dask calls this in a worker that was started with `--preload`: Ctrl-C is for the client, which ends them."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -280,6 +282,42 @@ def test_workers_that_go_away_end_the_job_with_one_sentence(scheduler, start_wor
         write_tables(settings(scheduler=scheduler), Watching("collect", kill))
     assert "goes on" in caught.value.hint
     assert left()  # what was done is kept
+
+
+CONTROL_C = """
+import os, signal, sys
+from pathlib import Path
+from quantkit.cli.app import main
+from quantkit.distributed import cluster
+
+real, seen = cluster.Cluster.map, 0
+
+def interrupted(self, *arguments):
+    for number, answer in enumerate(real(self, *arguments)):
+        if number == 4:
+            os.killpg(os.getpid(), signal.SIGINT)
+        yield answer
+
+cluster.Cluster.map = interrupted
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_control_c_ends_the_workers_without_a_word_of_theirs(dask, tiny_bert_dir, tiny_glue_dir, tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(CONTROL_C)
+    options = ("--task", "sst2", "--data", tiny_glue_dir, "--backend", "fake", "--batch", "2", "--seq-len", "24")
+    command = (sys.executable, script, "calibrate", tiny_bert_dir, *options, "--order-free", "--workers", "2", "-q")
+    done = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,  # Ctrl-C reaches the whole group of a terminal's processes
+    )
+    assert done.returncode == 130
+    assert done.stderr == "quantkit: Interrupted.\n  The same command goes on with what is already finished.\n"
 
 
 @pytest.mark.parametrize(
