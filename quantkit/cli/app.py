@@ -22,6 +22,7 @@ from quantkit.cli import (
     migrate,
     plugins,
     profile,
+    repeat,
     report,
     run,
     sensitivity,
@@ -77,6 +78,7 @@ for name, command in (
     ("audit", audit.audit),
     ("compare", compare.compare),
     ("report", report.report),
+    ("repeat", repeat.repeat),
     ("profile", profile.profile),
     ("doctor", doctor.doctor),
 ):

@@ -24,6 +24,7 @@ from quantkit.files import read_sealed, sha256_json, write_sealed
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import Calibrated, Collected, calibrated_table, collect, key_of, provenance_of
 from quantkit.pipeline.collection import batches_of
+from quantkit.pipeline.manifest import table_sha256
 from quantkit.pipeline.settings import answering_threads, threads_of
 from quantkit.pipeline.tables import parameters_of
 from quantkit.pipeline.workspace import Workspace
@@ -31,7 +32,7 @@ from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable
 
-RULES = 1
+RULES = 2
 """Part of every cell's key; raised when the same settings come to give other cells."""
 Z95 = 1.96
 
@@ -144,6 +145,9 @@ class Column:
             if trial is not self.reference and trial.engine is not None:
                 trial.engine.close()
         row = job.row_of(trial, self.reference, self.workspace).as_json()
+        row["hashes"] = job.hashes_of(trial)
+        if trial.table is not None:
+            row["hashes"]["table_sha256"] = table_sha256(trial.table)
         if trial.latency is not None and self.reference.latency is not None:
             row["fp32_ms"] = self.reference.latency.median_ms
         if trial is not self.reference and trial.result is not None and self.reference.result is not None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.backends import BACKENDS, get_backend
 from quantkit.calibrate.base import Calibrator
-from quantkit.data.batches import TokenBatches
 from quantkit.data.glue import get_task
 from quantkit.errors import QuantkitError
 from quantkit.files import check_writable
@@ -23,6 +22,7 @@ from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
 from quantkit.pipeline.locks import alone_in
+from quantkit.pipeline.manifest import adapter_sha256, dependencies, threads_json
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.workspace import Workspace
@@ -122,7 +122,7 @@ def settings_for(settings: Settings, task: str, backend: str) -> Settings:
 def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
     """All cells of a task; `step` is called after each."""
     shared = task_data(made, task)
-    made.sources[task] = source_of(shared.workspace, shared.batches)
+    made.sources[task] = source_of(shared)
     for backend in made.backends:
         workspace = shared.workspace.on(settings_for(made.settings, task, backend))
         try:
@@ -153,8 +153,9 @@ def task_data(made: Job, task: str) -> TaskData:
     return TaskData(workspace)
 
 
-def source_of(workspace: Workspace, batches: TokenBatches) -> dict[str, Any]:
+def source_of(shared: TaskData) -> dict[str, Any]:
     """The record's part on one task: model and data."""
+    workspace, batches = shared.workspace, shared.batches
     return {
         "model": {"name": workspace.settings.model, "sha256": workspace.network.sha256},
         "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,
@@ -164,6 +165,8 @@ def source_of(workspace: Workspace, batches: TokenBatches) -> dict[str, Any]:
         "examples": batches.examples,
         "truncated": batches.truncated,
         "data_sha256": batches.sha256,
+        "labels_sha256": shared.labels_sha256,
+        "adapter_sha256": adapter_sha256(workspace.adapter_path),
     }
 
 
@@ -189,6 +192,7 @@ def save(made: Job) -> Record:
         "sources": made.sources,
         "cells": made.cells,
         "kept": made.kept,
+        "manifest": {"job": "compare", "threads": threads_json(made.settings), "dependencies": dependencies()},
         "verdict": verdict(made.cells),
     }
     record = Record(data)

@@ -25,6 +25,7 @@ from quantkit.pipeline import unfinished
 from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.locks import alone_in
+from quantkit.pipeline.manifest import answers, labels_sha256, manifest
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.shared_engines import SharedEngines
 from quantkit.pipeline.sharing import cluster_for
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 LATENCY_BATCHES = 8
 LATENCY_ROUNDS = 30
 LATENCY_WARMUP = 3
+JOBS = {(True, True): "run", (True, False): "eval", (False, True): "bench", (False, False): "build"}
+"""(metrics, latency) -> the command that asks for them."""
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     key: str = ""
     """Hash of everything that decides what the engine answers."""
+    graph: str = ""
+    """Hash of the graph that was compiled."""
     table: CalibrationTable | None = None
     """Ranges that INT8 is built with."""
     kept: list[Path] = field(default_factory=list)
@@ -114,14 +119,15 @@ def run_stages(workspace: Workspace, *, metrics: bool, latency: bool) -> Record:
         calibrated = replace(calibrated, files=files)
     trials = [Trial(precision, keep_float=not (metrics or latency)) for precision in settings.precisions]
     try:
+        name = JOBS[metrics, latency]
         compile_all(workspace, trials, calibrated)
-        save(workspace, trials, calibrated, evaluation)
+        save(workspace, trials, calibrated, evaluation, name)
         if metrics:
             evaluate_all(workspace, trials, evaluation)
-            save(workspace, trials, calibrated, evaluation)
+            save(workspace, trials, calibrated, evaluation, name)
         if latency:
             time_all(workspace, trials, evaluation)
-        record = save(workspace, trials, calibrated, evaluation)
+        record = save(workspace, trials, calibrated, evaluation, name)
         if metrics and latency and settings.out is not None:
             report(settings.out, watcher)
         forget(trials)
@@ -233,7 +239,8 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
                     table=calibrated.table if calibrated and own else None,
                 )
                 ranges = calibrated.table if calibrated and own else None
-                trial.key = unfinished.engine_key(proto, trial.precision, ranges, settings)
+                trial.graph = unfinished.graph_sha256(proto)
+                trial.key = unfinished.engine_key(trial.graph, trial.precision, ranges, settings)
             except QuantkitError as error:
                 trial.error = error
             progress(done + 1, len(trials))
@@ -369,9 +376,13 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
 
 
 def save(
-    workspace: Workspace, trials: Sequence[Trial], calibrated: Calibrated | None, evaluation: TokenBatches
+    workspace: Workspace,
+    trials: Sequence[Trial],
+    calibrated: Calibrated | None,
+    evaluation: TokenBatches,
+    name: str = "bench",
 ) -> Record:
-    """The record of what is known so far, written to --out when there is one."""
+    """The record of what is known so far, written to --out when there is one; `name` is the command's."""
     settings, network = workspace.settings, workspace.network
     reference = next((trial for trial in trials if trial.precision == "fp32"), trials[0])
     rows = [row_of(trial, reference, workspace) for trial in trials]
@@ -397,6 +408,17 @@ def save(
         "interface": {"inputs": list(network.input_names), "output": network.output_name},
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
+    table = None if calibrated is None else calibrated.table
+    data["manifest"] = manifest(
+        workspace,
+        name,
+        table,
+        evaluation={
+            "rows_sha256": evaluation.sha256,
+            "labels_sha256": labels_sha256(workspace.evaluation.labels),
+        },
+        engines={trial.precision: hashes_of(trial) for trial in trials if trial.graph},
+    )
     data["verdict"] = verdict(rows)
     data["files"] = dict(calibrated.files) if calibrated else {}
     record = Record(data)
@@ -404,6 +426,11 @@ def save(
         record.save(settings.out / "record.json")
         write_readme(record.data, settings.out)
     return record
+
+
+def hashes_of(trial: Trial) -> dict[str, str]:
+    """Of an engine's graph, and of its answers where it was evaluated."""
+    return {"graph_sha256": trial.graph, **({} if trial.result is None else answers(trial.result))}
 
 
 def plan_record(workspace: Workspace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from quantkit.files import cache_dir, sha256_json, write_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
+from quantkit.pipeline.manifest import labels_sha256, manifest
 from quantkit.pipeline.run import LATENCY_BATCHES, calibrate_and_refine, check_early, plan_of
 from quantkit.pipeline.settings import Settings, answering_threads, threads_of
 from quantkit.pipeline.shared_engines import SharedEngines
@@ -176,7 +177,7 @@ def sensitivity_record(bench: Bench) -> dict[str, Any]:
     plan = plan_of(settings, bench.workspace.backend)
     found = bench.sensitivity(plan)
     _, [whole] = bench.clock.times(None, [plan])
-    record = head_of(bench) | {
+    record = head_of(bench, "sensitivity") | {
         "plan": {"mode": plan.mode, "symmetric": plan.symmetric, "skip": sorted(plan.skip)},
         "speedup": whole.ratio,
         "sensitivity": found.as_json(),
@@ -197,8 +198,8 @@ def sensitivity_verdict(found: Sensitivity) -> list[str]:
     return [words]
 
 
-def head_of(bench: Bench) -> dict[str, Any]:
-    """What every record of a search says of model, task, rows and calibration."""
+def head_of(bench: Bench, job: str) -> dict[str, Any]:
+    """What every record of a search says of model, task, rows and calibration; `job` is the command's name."""
     workspace, settings = bench.workspace, bench.workspace.settings
     reference = bench.judge.reference
     metric = workspace.task.metrics[0]
@@ -220,7 +221,14 @@ def head_of(bench: Bench) -> dict[str, Any]:
             "metric": metric,
             "fp32": reference.scores[metric].as_json(),
         },
+        "manifest": manifest(workspace, job, bench.calibrated.table, tuning=tuning_hashes(bench)),
     }
+
+
+def tuning_hashes(bench: Bench) -> dict[str, str | None]:
+    """Of the rows that decide, as batches, and of their labels."""
+    judge = bench.judge
+    return {"rows_sha256": judge.batches.sha256, "labels_sha256": labels_sha256(judge.labels)}
 
 
 def out_folder(settings: Settings) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +157,35 @@ class Settings:
             "parameters": dict(self.parameters),
             "engine": dict(self.engine),
         }
+
+
+def settings_from_json(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from their `as_json`; what is not there has its default, and what is unknown is left out.
+
+    Raises:
+        InputError: a value is of another type than it should be, or cannot be used; `where` begins the sentence.
+    """
+    given: dict[str, Any] = {}
+    for field_ in fields(Settings):
+        if field_.name not in values:
+            continue
+        value = values[field_.name]
+        plain = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+        if field_.name in ("table", "plan", "out"):
+            fits, value = isinstance(value, str), Path(str(value)) if value else None
+        elif isinstance(plain, tuple):
+            fits = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+            value = tuple(value) if fits else value
+        elif field_.name == "symmetric":
+            fits = value is None or isinstance(value, bool)
+        elif isinstance(plain, Mapping):
+            fits = isinstance(value, dict)
+        else:
+            fits = type(value) is type(plain)
+        if not fits:
+            raise InputError(f"{where}: the setting {field_.name} is {value!r}, which it cannot be.")
+        given[field_.name] = value
+    return Settings(**given)
 
 
 def threads_of(settings: Settings) -> int:

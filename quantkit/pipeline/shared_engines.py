@@ -116,7 +116,7 @@ class SharedEngines:
         if refinement is not None:
             from quantkit.network.refinement_file import dump_refinement
 
-            kept = ("refinement content", id(refinement))
+            kept = ("refinement content", id(cluster), id(refinement))
             if kept not in workspace.kept:
                 workspace.kept[kept] = cluster.upload(dump_refinement(refinement))
             keys |= {REFINEMENT: workspace.kept[kept]}

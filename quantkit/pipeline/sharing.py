@@ -89,6 +89,7 @@ def collect_shared(
 
 def network_keys(workspace: Workspace, cluster: Cluster) -> dict[str, str]:
     """The network as a content for the workers."""
-    if "network content" not in workspace.kept:
-        workspace.kept["network content"] = cluster.upload(workspace.network.proto.SerializeToString())
-    return {NETWORK: workspace.kept["network content"]}
+    kept = ("network content", id(cluster))
+    if kept not in workspace.kept:
+        workspace.kept[kept] = cluster.upload(workspace.network.proto.SerializeToString())
+    return {NETWORK: workspace.kept[kept]}

@@ -104,7 +104,7 @@ def search(bench: Bench, goal: Goal) -> Record:
     settings, watcher = bench.workspace.settings, bench.workspace.watcher
     folder = out_folder(settings)
     found = by_accuracy(bench, goal.max_drop) if goal.max_drop is not None else by_speed(bench, goal)
-    head = head_of(bench)
+    head = head_of(bench, "tune")
     told = search_record(found, goal, head["rows"])
     words = search_verdict(found, goal, head["rows"])
     if found.chosen is None:
@@ -115,7 +115,8 @@ def search(bench: Bench, goal: Goal) -> Record:
     summary = {"goal": told["goal"], "rows": told["rows"], "chosen": told["chosen"]}
     PlanFile(found.chosen.plan, bench.workspace.network.sha256, found.reasons, summary).save(path)
     run = run_settings(replace(settings, plan=path), watcher, cluster=bench.workspace.cluster)
-    record = Record(run.data | {"search": told, "verdict": [*words, *run.data["verdict"]]})
+    whole = run.data["manifest"] | {"job": "tune", "tuning": head["manifest"]["tuning"]}
+    record = Record(run.data | {"search": told, "verdict": [*words, *run.data["verdict"]], "manifest": whole})
     record.save(folder / "record.json")
     write_readme(record.data, folder)
     report(folder, watcher)

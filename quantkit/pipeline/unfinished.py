@@ -270,11 +270,16 @@ def _read_answers(path: Path) -> list[Array]:
     return answers
 
 
-def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None, settings: Settings) -> str:
+def graph_sha256(proto: ModelProto) -> str:
+    """Hash of a graph that is compiled, scales and weights in it."""
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def engine_key(graph: str, precision: str, table: CalibrationTable | None, settings: Settings) -> str:
     """Hash of everything that decides what an engine answers.
 
     Args:
-        proto: the graph that is compiled, scales and weights in it.
+        graph: hash of the graph that is compiled.
         precision: of the engine.
         table: ranges that the backend places by itself.
         settings: backend with its options, and threads.
@@ -282,7 +287,7 @@ def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None
     return sha256_json(
         {
             "rules": RULES,
-            "graph": hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
+            "graph": graph,
             "precision": precision,
             "ranges": None if table is None else {name: float(scale) for name, scale in table.scales.items()},
             "backend": [settings.backend, {name: str(value) for name, value in settings.engine.items()}],

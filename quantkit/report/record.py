@@ -41,11 +41,16 @@ def context(settings: Mapping[str, Any], workers: Mapping[str, Any] | None = Non
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(sys.argv),
-        "machine": {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()},
+        "machine": machine(),
         "versions": versions(),
         "settings": dict(settings),
         **({"workers": dict(workers)} if workers else {}),
     }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, the cores that this process may use, and operating system."""
+    return {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()}
 
 
 def command_line(argv: Sequence[str]) -> str:
