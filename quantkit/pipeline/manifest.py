@@ -95,7 +95,8 @@ def adapter_sha256(folder: Path | None) -> dict[str, str] | None:
 def dependencies() -> dict[str, str]:
     """Installed version of every package that quantkit names as its own, beside those of `versions`."""
     known = versions()
-    names = {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in metadata.requires("quantkit") or ()}
+    wanted = [line for line in metadata.requires("quantkit") or () if not re.search(r"extra == .dev\b", line)]
+    names = {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted}
     found = {}
     for name in sorted(names - known.keys()):
         try:

@@ -75,6 +75,7 @@ def repeat(path: Path, out: Path, given: Mapping[str, Any], watcher: Watcher, *,
         QuantkitError: of the job itself.
     """
     before, place = read_record(path)
+    facts, times = told_by(before, place)
     if out.resolve() == place.parent.resolve():
         raise InputError(f"{out} holds the record itself.", "Name another folder with --out.")
     settings = replace(settings_of(before, str(place), given), out=out)
@@ -89,8 +90,8 @@ def repeat(path: Path, out: Path, given: Mapping[str, Any], watcher: Watcher, *,
             watcher.say(note)
         after = run_again(before, settings, watcher)
     shutil.rmtree(out / CACHE, ignore_errors=True)
-    rows = compared(exact_facts(before), exact_facts(after), common=bool(before.get("search")))
-    found = Repeated(out, rows, told(times_of(before), times_of(after)), notes + search_notes(before, after))
+    rows = compared(facts, exact_facts(after), common=bool(before.get("search")))
+    found = Repeated(out, rows, told(times, times_of(after)), notes + search_notes(before, after))
     write_json(out / "repeat.json", {"record": str(place), **found.as_json()})
     return found
 
@@ -115,6 +116,29 @@ def read_record(path: Path) -> tuple[dict[str, Any], Path]:
             f"{place} has no manifest, so there is nothing to compare with.", "Run its command again with this version."
         )
     return data, place
+
+
+def told_by(record: Mapping[str, Any], place: Path) -> tuple[Facts, Facts]:
+    """What a record tells, and its times; reads all of it that is read later.
+
+    Raises:
+        InputError: a part of the record is not what it should be.
+    """
+    try:
+        if record["manifest"]["job"] == "compare" and not all(
+            isinstance(name, str) for part in ("tasks", "backends", "methods") for name in record[part]
+        ):
+            raise TypeError("a task, backend or method that is no text")
+        _ = wanted_inputs(record), search_notes(record, record), goal_of(record), changed_around(record)
+        return exact_facts(record), {what: float(value) for what, value in times_of(record).items()}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{place} is no whole record: {error!r}.", "Give the record.json of a run.") from error
+
+
+def goal_of(record: Mapping[str, Any]) -> Goal | None:
+    """What a search was to find; None where there was none."""
+    search = record.get("search")
+    return Goal(search["goal"].get("max_drop"), search["goal"].get("min_speedup")) if search else None
 
 
 def settings_of(record: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> Settings:
@@ -202,9 +226,8 @@ def run_again(record: Mapping[str, Any], settings: Settings, watcher: Watcher) -
     job = record["manifest"]["job"]
     if job == "compare":
         return compare_all(settings, list(record["tasks"]), list(record["backends"]), watcher).data
-    if job == "tune":
-        goal = (record.get("search") or {}).get("goal") or {}
-        return tune(settings, Goal(goal.get("max_drop"), goal.get("min_speedup")), watcher).data
+    if job == "tune" and (goal := goal_of(record)) is not None:
+        return tune(settings, goal, watcher).data
     if job == "sensitivity":
         return run_sensitivity(settings, watcher)
     return run_settings(settings, watcher, metrics=job in ("run", "eval"), latency=job in ("run", "bench")).data

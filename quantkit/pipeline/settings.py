@@ -172,7 +172,8 @@ def settings_from_json(values: Mapping[str, Any], where: str) -> Settings:
         value = values[field_.name]
         plain = field_.default_factory() if field_.default_factory is not MISSING else field_.default
         if field_.name in ("table", "plan", "out"):
-            fits, value = isinstance(value, str), Path(str(value)) if value else None
+            fits = isinstance(value, str)
+            value = (Path(value) if value else None) if fits else value
         elif isinstance(plain, tuple):
             fits = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
             value = tuple(value) if fits else value
