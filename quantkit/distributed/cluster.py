@@ -68,7 +68,8 @@ class Cluster:
             BackendError: the scheduler does not answer, or has no worker.
             InputError: a worker has other versions of packages than this process.
         """
-        if find_spec("distributed") is None:
+        needed = ("distributed",) if self.scheduler else ("distributed", "cryptography")
+        if any(find_spec(name) is None for name in needed):
             raise MissingDependencyError(
                 "Work on several processes needs Dask, which is not installed.",
                 "pip install 'quantkit[distributed]'",
@@ -175,7 +176,11 @@ class Cluster:
         self.close()
 
     def _start(self) -> Any:
-        """A client of worker processes on this machine, which listen on loopback only."""
+        """A client of worker processes on this machine, which listen on loopback only.
+
+        A loopback port is open to every user of the machine, and a scheduler does what it is told. So both sides show a
+        certificate that is made here, lives in memory and ends with the job.
+        """
         distributed = import_module("distributed")
         try:
             self._local = distributed.LocalCluster(
@@ -189,6 +194,7 @@ class Cluster:
                 memory_limit=0,
                 preload=worker.__name__,
                 silence_logs="CRITICAL",
+                security=distributed.Security.temporary(),
             )
             return distributed.Client(self._local, set_as_default=False)
         except (OSError, RuntimeError, TimeoutError) as error:

@@ -20,8 +20,9 @@ from quantkit.pipeline.settings import Settings
 @pytest.fixture(scope="session")
 def dask() -> None:
     """Skips where Dask is not installed."""
-    if importlib.util.find_spec("distributed") is None:
-        pytest.skip("Dask is not installed (the extra distributed)")
+    for package in ("distributed", "cryptography"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (the extra distributed)")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ def test_workers_of_our_own_listen_on_loopback_only(cluster):
     ]
     assert len(listening) >= 5  # the scheduler, and two of each worker
     assert set(listening) == {"127.0.0.1"}
+
+
+def test_workers_of_our_own_take_no_orders_from_strangers(cluster):
+    import distributed
+
+    address = cluster.client.scheduler.address
+    assert address.startswith("tls://127.0.0.1:")
+    stranger = distributed.Security.temporary()
+    for where, security in ((address.replace("tls", "tcp"), None), (address, stranger)):
+        with pytest.raises(OSError):
+            distributed.Client(where, security=security, timeout=0.5, set_as_default=False)
 
 
 def test_every_shard_is_answered_with_its_number(cluster):
@@ -96,7 +108,8 @@ def test_a_worker_of_other_versions_is_refused(cluster, monkeypatch):
 
 def test_killed_workers_cost_nothing_but_time(dask):
     killed = []
-    with Cluster(workers=2) as own:
+    few = import_module("dask").config.set({"distributed.scheduler.allowed-failures": 2})
+    with few, Cluster(workers=2) as own:
         keys = {"data": own.upload(b"x" * 1000)}
         shards = [(np.full(5, i), 0.03) for i in range(40)]
         found = {}
