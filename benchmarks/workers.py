@@ -4,8 +4,10 @@
     python benchmarks/workers.py --quick         # everything once, with few sentences; no figures
 
 Every process computes with one thread, so that one worker and the process alone do the same work. Rounds are
-interleaved, in changing order; figures are medians of the rounds' ratios. All tables of a run must have the same bits,
-with one thread and with two.
+interleaved, in changing order; figures are medians of the rounds' ratios. On a busy machine two workers take turns with
+other processes: rounds during which those used more than a tenth of a core are left out where three are quiet, and the
+CPU seconds of a sentence are told too, which others hardly change. All tables of a run must have the same bits, with
+one thread and with two.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from calibration_setup import busy_seconds, resident_mib
+import psutil
+from calibration_setup import busy_seconds, resident_mib, wait_for_quiet
 
 from quantkit.calibrate import calibrate_histograms, make_calibrator
 from quantkit.collect.store import unpack
@@ -41,6 +44,8 @@ from quantkit.report.terminal import SilentWatcher
 
 Json = dict[str, Any]
 CORPUS, SHARD = 10_000_000, 64
+QUIET, LEAST_QUIET = 0.1, 3
+"""Cores that other processes may use in a quiet round, and how many such rounds are enough."""
 
 
 def main() -> None:
@@ -49,19 +54,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--patience", type=float, default=30, help="seconds to wait for a quiet machine each time")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     samples, rounds, texts = (48, 1, 2000) if given.quick else (given.samples, given.rounds, 100_000)
     with tempfile.TemporaryDirectory(prefix="quantkit-benchmark-") as folder:
         os.environ["QUANTKIT_CACHE"] = folder
-        result = measure(samples, rounds, texts)
+        result = measure(samples, rounds, texts, 0 if given.quick else given.patience)
     name = f"workers-{datetime.now(timezone.utc):%Y-%m-%d}.json"
     out = given.out or (Path(tempfile.gettempdir()) if given.quick else Path(__file__).parent / "results") / name
     out.write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(summary(result)))
 
 
-def measure(samples: int, rounds: int, texts: int) -> Json:
+def measure(samples: int, rounds: int, texts: int, patience: float) -> Json:
     """The whole run."""
     settings = Settings(calib_samples=samples, order_free=True, threads=1, workers=1)
     workspace = Workspace(settings, SilentWatcher())
@@ -79,7 +85,9 @@ def measure(samples: int, rounds: int, texts: int) -> Json:
         wide = Workspace(Settings(calib_samples=samples, order_free=True, threads=2), SilentWatcher())
         tables = [table_of(workspace, histograms) for _, histograms in first.values()]
         result["tables"] = [*tables, table_of(workspace, collect_batches(wide, batches))]
-        result["rounds"] = [one_round(dict(list(ways.items())[:: 1 if number % 2 else -1])) for number in range(rounds)]
+        result["rounds"] = [
+            one_round(dict(list(ways.items())[:: 1 if number % 2 else -1]), patience) for number in range(rounds)
+        ]
         result["shard"] = shard_costs(workspace, one, batches)
     result["client"] = client_costs(workspace, texts)
     return result
@@ -99,14 +107,22 @@ def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, found
 
 
-def one_round(ways: dict[str, Callable[[], Any]]) -> Json:
-    """Seconds and busy cores of the machine of each way, one after the other."""
+def one_round(ways: dict[str, Callable[[], Any]], patience: float) -> Json:
+    """Seconds, own CPU seconds, and cores that others used, of each way, one after the other."""
     row: Json = {}
     for name, way in ways.items():
-        busy = busy_seconds()
+        wait_for_quiet(patience)
+        busy, own = busy_seconds(), own_seconds()
         seconds, _ = timed(way)
-        row[name] = {"s": seconds, "machine_cores": (busy_seconds() - busy) / seconds}
+        used = own_seconds() - own
+        row[name] = {"s": seconds, "cpu_s": used, "others": (busy_seconds() - busy - used) / seconds}
     return row
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and all workers."""
+    me = psutil.Process()
+    return sum(t.user + t.system for t in (p.cpu_times() for p in (me, *me.children(recursive=True))))
 
 
 def table_of(workspace: Workspace, histograms: Any) -> str:
@@ -144,18 +160,33 @@ def client_costs(workspace: Workspace, texts: int) -> Json:
     return {"texts": texts, "encode_s": encode_s, "hash_s": hash_s, "cut_s": cut_s, "mib": memory, "sent_bytes": sent}
 
 
+def quiet_rounds(result: Json) -> list[Json]:
+    """Rounds that other processes left alone; all of them where those are fewer than three."""
+    rounds: list[Json] = result["rounds"]
+    quiet = [row for row in rounds if max(way["others"] for way in row.values()) <= QUIET]
+    return quiet if len(quiet) >= LEAST_QUIET else rounds
+
+
 def ratios(result: Json, over: str, under: str) -> list[float]:
     """One way's time over another's, round by round."""
-    return [row[over]["s"] / row[under]["s"] for row in result["rounds"]]
+    return [row[over]["s"] / row[under]["s"] for row in quiet_rounds(result)]
 
 
 def summary(result: Json) -> list[str]:
     """The figures in words, and the estimate."""
     median = statistics.median
     sentences, client, shard = result["sentences"], result["client"], result["shard"]
-    rate = median(sentences / row["1 worker"]["s"] for row in result["rounds"])
+    rounds = quiet_rounds(result)
+    rate = median(sentences / row["1 worker"]["s"] for row in rounds)
+    others = [way["others"] for row in rounds for way in row.values()]
+    cpu = {
+        name: median(row[name]["cpu_s"] / sentences for row in rounds) for name in ("alone", "1 worker", "2 workers")
+    }
     gain = ratios(result, "1 worker", "2 workers")
     lines = [
+        f"{len(rounds)} of {len(result['rounds'])} rounds, in which others used {max(0, min(others)):.2f} to "
+        f"{max(others):.2f} cores",
+        "CPU milliseconds a sentence: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in cpu.items()),
         f"tables: {len(set(result['tables']))} different of {len(result['tables'])}",
         f"1 worker takes {median(ratios(result, '1 worker', 'alone')):.3f} of the time of the process alone",
         f"2 workers are {median(gain):.2f} times as fast as 1 ({min(gain):.2f} to {max(gain):.2f})",

@@ -30,6 +30,8 @@ PATIENCE_S = 60.0
 """How long a job waits for a worker when there is none."""
 TICK_S = 2.0
 """How often a job that waits looks whether there still is a worker."""
+RESULT_S = 20.0
+"""How long the result of a task that is done may take, before one looks whether its worker still is there."""
 AHEAD = 3
 """Shards that are out for every thread of the workers: enough that none waits for the client."""
 RETRIES = 2
@@ -260,7 +262,7 @@ class Cluster:
         deadline = time.monotonic() + PATIENCE_S
         while future.status not in ("error", "cancelled"):
             try:
-                outcome: worker.Outcome = future.result(timeout=TICK_S)
+                outcome: worker.Outcome = future.result(timeout=RESULT_S)
                 return outcome
             except (TimeoutError, asyncio.TimeoutError):
                 # The worker may have died with the result, which another one then computes again.

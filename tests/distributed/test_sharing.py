@@ -272,6 +272,7 @@ def test_a_scheduler_without_workers(scheduler, cli, tiny_bert_dir, monkeypatch)
 def test_workers_that_go_away_end_the_job_with_one_sentence(scheduler, start_worker, settings, monkeypatch):
     monkeypatch.setattr(clusters, "PATIENCE_S", 1)
     monkeypatch.setattr(clusters, "TICK_S", 0.2)
+    monkeypatch.setattr(clusters, "RESULT_S", 0.2)
     last = start_worker()
 
     def kill(done):
