@@ -205,6 +205,8 @@ class Cluster:
     def _reach(self) -> Any:
         """A client of the scheduler."""
         distributed = import_module("distributed")
+        if self.scheduler.startswith("tls:"):
+            self._check_certificates(distributed)
         try:
             return distributed.Client(self.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, RuntimeError, TimeoutError, TypeError) as error:
@@ -212,6 +214,19 @@ class Cluster:
                 f"No Dask scheduler answers at {self.scheduler}: {_words(error)}",
                 "Start one with `dask scheduler`, and check the address and the firewall.",
             ) from error
+
+    def _check_certificates(self, distributed: Any) -> None:
+        """InputError when Dask's configuration, which is where it looks for them, has no usable certificates."""
+        try:
+            known = distributed.Security().get_connection_args("client").get("ssl_context")
+            why = "" if known else "Dask's configuration names none."
+        except OSError as error:
+            why = _words(error)
+        if why:
+            names = " and ".join(f"DASK_DISTRIBUTED__COMM__TLS__{part}" for part in ("CA_FILE", "CLIENT__CERT"))
+            raise InputError(
+                f"{self.scheduler} needs certificates: {why}", f"Set {names}, and ...CLIENT__KEY, or use tcp://."
+            )
 
     def _greet(self) -> None:
         """Waits for the first worker and looks at what all of them have installed."""

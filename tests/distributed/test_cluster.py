@@ -133,6 +133,16 @@ def test_nothing_at_the_address(dask, monkeypatch):
             Cluster(scheduler=address).check()
 
 
+def test_certificates_that_are_not_there(dask):
+    config = import_module("dask").config
+    with pytest.raises(InputError, match=r"needs certificates: Dask's configuration names none"):
+        Cluster(scheduler="tls://127.0.0.1:1").check()
+    files = {"distributed.comm.tls.ca-file": "/none.pem", "distributed.comm.tls.client.cert": "/none.pem"}
+    with config.set(files), pytest.raises(InputError, match="needs certificates: .*No such file") as caught:
+        Cluster(scheduler="tls://127.0.0.1:1").check()
+    assert "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT" in caught.value.hint
+
+
 def test_without_dask_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(clusters, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"quantkit\[distributed\]"):
