@@ -23,6 +23,7 @@ def dask() -> None:
     for package in ("distributed", "cryptography"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed (the extra distributed)")
+    import distributed  # noqa: F401  # before anything is set in Dask's configuration, to which it adds its own
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def test_certificates_that_are_not_there(dask):
     with pytest.raises(InputError, match=r"needs certificates: Dask's configuration names none"):
         Cluster(scheduler="tls://127.0.0.1:1").check()
     files = {"distributed.comm.tls.ca-file": "/none.pem", "distributed.comm.tls.client.cert": "/none.pem"}
-    with config.set(files), pytest.raises(InputError, match="needs certificates: .*No such file") as caught:
+    with config.set(files), pytest.raises(InputError, match=r"needs certificates: .*No such file") as caught:
         Cluster(scheduler="tls://127.0.0.1:1").check()
     assert "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT" in caught.value.hint
 
