@@ -27,7 +27,7 @@ import numpy as np
 
 from quantkit.collect.collector import Collector
 from quantkit.collect.histogram import Histogram
-from quantkit.collect.store import load_histograms, save_histograms
+from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluate.accuracy import logits_name
 from quantkit.evaluate.latency import Latency
@@ -93,14 +93,9 @@ class PassCheckpoint:
         Nothing happens when there is no checkpoint, or none that fits: it is damaged, of other packages, of another
         number of threads, or of other tensors.
         """
-        try:
-            stored = load_histograms(self.path) if self.path.is_file() else None
-        except QuantkitError:
-            return 0
-        if stored is None or stored.meta.get("setup") != self._setup:
-            return 0
-        seen, seconds = stored.meta.get("batches"), stored.meta.get("seconds")
-        if not isinstance(seen, int) or not 0 < seen <= batches or not isinstance(seconds, int | float):
+        stored = _fitting(self.path, self._setup)
+        seen = 0 if stored is None else stored.meta.get("batches")
+        if stored is None or not isinstance(seen, int) or not 0 < seen <= batches:
             return 0
         try:
             for collector in collectors:
@@ -109,7 +104,7 @@ class PassCheckpoint:
             return 0
         for collector in collectors:
             collector.resume(stored.histograms, seen)
-        self.seconds = float(seconds)
+        self.seconds = float(stored.meta["seconds"])
         return seen
 
     def offer(self, collectors: Sequence[Collector], batches: int) -> None:
@@ -152,19 +147,14 @@ class ShardCheckpoint:
             size: batches a shard.
             batches: of the whole pass.
         """
-        try:
-            stored = load_histograms(self.path) if self.path.is_file() else None
-        except QuantkitError:
-            return {}, set()
-        if stored is None or stored.meta.get("setup") != self._cut(size, batches):
-            return {}, set()
-        done, seconds = stored.meta.get("done"), stored.meta.get("seconds")
+        stored = _fitting(self.path, self._cut(size, batches))
+        done = None if stored is None else stored.meta.get("done")
         possible = range(-(-batches // size))
-        if not isinstance(done, list) or not done or not isinstance(seconds, int | float):
+        if stored is None or not isinstance(done, list) or not done:
             return {}, set()
         if len(set(map(repr, done))) < len(done) or any(type(n) is not int or n not in possible for n in done):
             return {}, set()
-        self.seconds = float(seconds)
+        self.seconds = float(stored.meta["seconds"])
         return stored.histograms, set(done)
 
     def offer(self, merged: Mapping[str, Histogram], done: set[int], size: int, batches: int) -> None:
@@ -188,6 +178,17 @@ class ShardCheckpoint:
     def _cut(self, size: int, batches: int) -> dict[str, Any]:
         """What must be the same for shards to be the same."""
         return self._setup | {"size": size, "batches": batches}
+
+
+def _fitting(path: Path, setup: dict[str, Any]) -> HistogramFile | None:
+    """The checkpoint of a pass, when there is one of this setup and it is whole."""
+    try:
+        stored = load_histograms(path) if path.is_file() else None
+    except QuantkitError:
+        return None
+    if stored is None or stored.meta.get("setup") != setup or not isinstance(stored.meta.get("seconds"), int | float):
+        return None
+    return stored
 
 
 class KeptAnswers:

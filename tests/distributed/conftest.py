@@ -41,9 +41,10 @@ def settings(tiny_bert_dir, tiny_glue_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "LATENCY_ROUNDS", 2)
 
     def made(**changes):
-        values = {"model": str(tiny_bert_dir), "task": "sst2", "data": str(tiny_glue_dir), "backend": "fake"}
-        values |= {"calib_samples": 32, "batch": 2, "seq_len": 24, "threads": 1, "precisions": ("fp32", "int8")}
-        return Settings(**values | {"order_free": True, "refine": "none"} | changes)
+        files = {"model": str(tiny_bert_dir), "data": str(tiny_glue_dir), "task": "sst2"}
+        small = {"calib_samples": 32, "batch": 2, "seq_len": 24, "precisions": ("fp32", "int8")}
+        plain = {"backend": "fake", "threads": 1, "order_free": True, "refine": "none"}
+        return Settings(**files | small | plain | changes)
 
     return made
 
