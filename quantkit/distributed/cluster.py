@@ -26,6 +26,8 @@ from quantkit.report.record import versions
 
 CONNECT_S = 10.0
 """How long a scheduler may take to answer."""
+FIRST_S = 10.0
+"""How long the first worker of a scheduler may be waited for."""
 PATIENCE_S = 60.0
 """How long a job waits for a worker when there is none."""
 TICK_S = 2.0
@@ -133,10 +135,9 @@ class Cluster:
         def submit(number: int, shard: Sequence[Any]) -> None:
             key = f"{function.__name__}-{uuid.uuid4().hex}"
             # Dask warns of arguments beyond 10 MB, in words that help nobody here.
+            arguments = (worker.attempt, function, expected, dict(keys), tuple(shard))
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "4GiB"}):
-                future = client.submit(
-                    worker.attempt, function, expected, dict(keys), tuple(shard), key=key, retries=RETRIES, pure=False
-                )
+                future = self._asked(client.submit, *arguments, key=key, retries=RETRIES, pure=False)
             running[key] = (future, number, shard, time.monotonic())
             future.add_done_callback(lambda ended: done.put(ended.key))
 
@@ -232,13 +233,13 @@ class Cluster:
         """Waits for the first worker and looks at what all of them have installed."""
         client = self._client
         try:
-            client.wait_for_workers(1, timeout=CONNECT_S if self.scheduler else PATIENCE_S)
+            client.wait_for_workers(1, timeout=FIRST_S if self.scheduler else PATIENCE_S)
         except (TimeoutError, asyncio.TimeoutError) as error:
             where = f"The scheduler at {self.scheduler}" if self.scheduler else "The cluster on this machine"
             raise BackendError(f"{where} has no worker.", f"Start one with `dask worker {self.scheduler}`.") from error
         installed = versions()
         expected = {name: installed[name] for name in self.packages if name in installed}
-        for found in client.run(worker.facts, on_error="return").values():
+        for found in self._asked(client.run, worker.facts, on_error="return").values():
             if isinstance(found, ImportError):
                 raise InputError(f"A worker cannot import quantkit: {_words(found)}", "Install it on every worker.")
             if isinstance(found, Exception):
@@ -249,7 +250,7 @@ class Cluster:
 
     def _threads_by_worker(self) -> dict[str, int]:
         """Address -> threads of every worker that there is now."""
-        return dict(self._client.nthreads())
+        return dict(self._asked(self._client.nthreads))
 
     def _send(self, keys: Sequence[str], places: Iterable[str], missed_since: float | None = None) -> None:
         """Sends contents to workers that were not sent them yet, or where they are missing to a task of that time."""
@@ -261,7 +262,8 @@ class Cluster:
                     wanted.append(place)
             if wanted:
                 # A worker that has gone meanwhile is no concern here: its shards go to others.
-                self._client.run(worker.store, key, self._data[key], workers=wanted, on_error="return")
+                run = self._client.run
+                self._asked(run, worker.store, key, self._data[key], workers=wanted, on_error="return")
                 self._sent |= {(place, key): time.monotonic() for place in wanted}
 
     def _next(self, done: queue.SimpleQueue[str]) -> str:
@@ -293,13 +295,17 @@ class Cluster:
         Raises:
             BackendError: the scheduler is gone, or the deadline is over.
         """
-        try:
-            there = bool(self._threads_by_worker())
-        except Exception as error:
-            raise self._given_up(ConnectionError(str(error))) from error
+        there = bool(self._threads_by_worker())
         if not there and time.monotonic() > deadline:
             raise BackendError(f"There has been no worker for {PATIENCE_S:.0f} s.", f"Start one. {GO_ON}")
         return time.monotonic() + PATIENCE_S if there else deadline
+
+    def _asked(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What the scheduler answers; BackendError when it is gone."""
+        try:
+            return action(*arguments, **options)
+        except Exception as error:
+            raise self._given_up(ConnectionError(str(error) or type(error).__name__)) from error
 
     def _given_up(self, error: BaseException) -> BackendError:
         """The error of a task that Dask could not bring to an end."""

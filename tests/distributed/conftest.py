@@ -62,6 +62,7 @@ def processes(dask, tmp_path):
         running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **quiet))
         return running[-1]
 
+    start.running = running
     yield start
     for process in reversed(running):
         process.kill()

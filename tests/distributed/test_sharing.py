@@ -240,7 +240,8 @@ def test_an_engine_that_cannot_be_built_there_is_a_failed_row(cluster, settings,
     assert "asked to use 0 threads" in row["reason"]
 
 
-def test_processes_of_their_own_on_loopback(scheduler, start_worker, settings, fresh, tmp_path):
+def test_processes_of_their_own_on_loopback(scheduler, start_worker, settings, fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "FIRST_S", 60)
     write_tables(settings(out=tmp_path / "alone", methods=("minmax", "entropy")), SilentWatcher())
     fresh()
     workers = [start_worker(), start_worker()]
@@ -262,7 +263,7 @@ def test_processes_of_their_own_on_loopback(scheduler, start_worker, settings, f
 
 
 def test_a_scheduler_without_workers(scheduler, cli, tiny_bert_dir, monkeypatch):
-    monkeypatch.setattr(clusters, "CONNECT_S", 1)
+    monkeypatch.setattr(clusters, "FIRST_S", 0.5)
     code, _, err = cli("calibrate", tiny_bert_dir, "--task", "sst2", "--order-free", "--scheduler", scheduler)
     assert code == 2
     assert "has no worker" in err
@@ -270,6 +271,7 @@ def test_a_scheduler_without_workers(scheduler, cli, tiny_bert_dir, monkeypatch)
 
 
 def test_workers_that_go_away_end_the_job_with_one_sentence(scheduler, start_worker, settings, monkeypatch):
+    monkeypatch.setattr(clusters, "FIRST_S", 60)
     monkeypatch.setattr(clusters, "PATIENCE_S", 1)
     monkeypatch.setattr(clusters, "TICK_S", 0.2)
     monkeypatch.setattr(clusters, "RESULT_S", 0.2)
@@ -314,11 +316,26 @@ def test_control_c_ends_the_workers_without_a_word_of_theirs(dask, tiny_bert_dir
         [*map(str, command), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         start_new_session=True,  # Ctrl-C reaches the whole group of a terminal's processes
     )
     assert done.returncode == 130
     assert done.stderr == "quantkit: Interrupted.\n  The same command goes on with what is already finished.\n"
+
+
+def test_a_scheduler_that_goes_away_is_told(processes, scheduler, start_worker, settings, monkeypatch):
+    monkeypatch.setattr(clusters, "FIRST_S", 60)
+    monkeypatch.setattr(clusters, "TICK_S", 0.2)
+    start_worker()
+    own = processes.running[0]
+
+    def kill(done):
+        if done == 4:
+            own.kill()
+
+    with pytest.raises(BackendError, match="The Dask scheduler is gone") as caught:
+        write_tables(settings(scheduler=scheduler), Watching("collect", kill))
+    assert "goes on" in caught.value.hint
 
 
 @pytest.mark.parametrize(
