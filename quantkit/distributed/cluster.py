@@ -155,6 +155,7 @@ class Cluster:
                     self._send(outcome.missing, (outcome.worker,), since)
                     submit(number, shard)
                     continue
+                self._cpus |= {outcome.cpu} - {""}
                 yield number, _error(*outcome.error) if outcome.error else outcome.value
         finally:
             for future, *_ in running.values():

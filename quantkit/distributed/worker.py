@@ -68,6 +68,7 @@ class Outcome:
     error: tuple[str, str, str] | None = None
     missing: tuple[str, ...] = ()
     worker: str = ""
+    cpu: str = ""
 
 
 def attempt(function: Function, expected: Mapping[str, str], keys: Mapping[str, str], arguments: Any) -> Outcome:
@@ -79,7 +80,7 @@ def attempt(function: Function, expected: Mapping[str, str], keys: Mapping[str, 
         keys: name -> SHA-256 of the contents that the function needs.
         arguments: the other arguments.
     """
-    if wrong := differences(expected, versions_here()):
+    if wrong := differences(expected, facts()["versions"]):
         return Outcome(error=("InputError", *wrong))
     with _busy:
         if missing := tuple(key for key in keys.values() if key not in _contents):
@@ -87,7 +88,7 @@ def attempt(function: Function, expected: Mapping[str, str], keys: Mapping[str, 
         for key in keys.values():
             _contents.move_to_end(key)
         try:
-            return Outcome(function(Held(keys), *arguments))
+            return Outcome(function(Held(keys), *arguments), cpu=facts()["cpu"])
         except QuantkitError as error:
             # As plain text: an exception's class may want other arguments than those it shows.
             return Outcome(error=(type(error).__name__, error.message, error.hint))
@@ -109,14 +110,9 @@ def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> tuple[
 
 
 @cache
-def versions_here() -> dict[str, str]:
-    """`quantkit.report.record.versions`, looked up once a process."""
-    return versions()
-
-
 def facts() -> dict[str, Any]:
-    """What a client wants to know of a worker."""
-    return {"cpu": cpu_name(), "versions": versions_here()}
+    """What a client wants to know of a worker, looked up once a process."""
+    return {"cpu": cpu_name(), "versions": versions()}
 
 
 def store(key: str, data: bytes) -> bool:

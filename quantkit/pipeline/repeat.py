@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.files import check_writable, read_bytes, write_json
+from quantkit.pipeline.collection import batches_of
 from quantkit.pipeline.compare import compare_all, settings_for
 from quantkit.pipeline.manifest import dependencies, differences, labels_sha256
 from quantkit.pipeline.recorded import Facts, exact_facts, search_notes, times_of
 from quantkit.pipeline.run import evaluation_batches, run_settings
-from quantkit.pipeline.search import run_sensitivity
+from quantkit.pipeline.search import batches_over, run_sensitivity
 from quantkit.pipeline.settings import Settings, settings_from_json
 from quantkit.pipeline.tune import Goal, tune
 from quantkit.pipeline.workspace import Workspace
@@ -30,6 +31,15 @@ from quantkit.types import Watcher
 
 FILES = ("record.json", "sensitivity.json")
 JOBS = ("run", "eval", "bench", "build", "tune", "sensitivity", "compare")
+HASHES: dict[str, Callable[[Workspace], str | None]] = {
+    "model": lambda workspace: workspace.network.sha256,
+    "evaluation rows": lambda workspace: evaluation_batches(workspace).sha256,
+    "labels": lambda workspace: labels_sha256(workspace.evaluation.labels),
+    "calibration rows": lambda workspace: batches_of(workspace).sha256,
+    "tuning rows": lambda workspace: batches_over(workspace, workspace.tuning)[1].sha256,
+    "tuning labels": lambda workspace: labels_sha256(batches_over(workspace, workspace.tuning)[0].labels),
+}
+"""What a job is given -> its hash, as the record has it."""
 CACHE = "cache"
 """Folder in --out that stands for the cache, until the job is done."""
 
@@ -192,12 +202,8 @@ def changed_inputs(record: Mapping[str, Any], settings: Settings, watcher: Watch
     for task, wanted in wanted_inputs(record).items():
         own = settings_for(settings, task, settings.backend) if task else settings
         workspace = Workspace(own, watcher)
-        found: dict[str, Any] = {"model": workspace.network.sha256}
-        if "evaluation rows" in wanted:
-            found["evaluation rows"] = evaluation_batches(workspace).sha256
-            found["labels"] = labels_sha256(workspace.evaluation.labels)
-        for name, value in found.items():
-            if wanted.get(name) != value:
+        for name, value in wanted.items():
+            if HASHES[name](workspace) != value:
                 of = f" of {task}" if task else ""
                 wrong.append(f"the {name}{of} have changed" if name[-1] == "s" else f"the {name}{of} is another one")
     return wrong
@@ -218,6 +224,11 @@ def wanted_inputs(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     wanted = {"model": (record.get("model") or {}).get("sha256")}
     if rows := manifest.get("evaluation"):
         wanted |= {"evaluation rows": rows.get("rows_sha256"), "labels": rows.get("labels_sha256")}
+    if rows := manifest.get("tuning"):
+        wanted |= {"tuning rows": rows.get("rows_sha256"), "tuning labels": rows.get("labels_sha256")}
+    given = (record["context"].get("settings") or {}).get("table")
+    if not given and (sample := (manifest.get("calibration") or {}).get("rows_sha256")):
+        wanted["calibration rows"] = sample
     return {"": wanted}
 
 

@@ -15,6 +15,7 @@ from quantkit.distributed import cluster as clusters
 from quantkit.distributed import worker
 from quantkit.distributed.cluster import Cluster, in_order, value_of
 from quantkit.errors import BackendError, CalibrationError, InputError, MissingDependencyError, QuantkitError
+from quantkit.report.record import cpu_name
 
 
 def test_workers_of_our_own_listen_on_loopback_only(cluster):
@@ -71,6 +72,7 @@ def test_all_workers_work(cluster):
     found = {pid for _, pid in cluster.map(shard_functions.process, [(0.05,)] * 12, {})}
     assert len(found) == 2
     assert os.getpid() not in found
+    assert cluster.as_json() == {"workers": 2, "threads": 1, "cpus": [cpu_name()]}
 
 
 def test_contents_are_sent_and_sent_again_where_they_are_missing(cluster):

@@ -128,6 +128,18 @@ def test_other_rows_are_refused_and_anyway_says_what_differs(recorded, repeat, t
     }
 
 
+def test_other_train_rows_are_refused(recorded, repeat, tmp_path):
+    folder = recorded("sensitivity", "--tune-rows", 24, "--refine", "none")
+    train = tmp_path / "glue" / "SST-2" / "train.tsv"
+    whole = train.read_text()
+    train.write_text(whole.replace("\t1\n", "\t0\n"))
+    assert repeat(folder)[1]["error"] == "It cannot be the same again: the tuning labels have changed."
+    train.write_text(whole.replace(" ", " the ", 200))
+    error = repeat(folder)[1]["error"]
+    assert "the calibration rows have changed" in error
+    assert "the tuning rows have changed" in error
+
+
 def test_another_model_is_refused(recorded, repeat, tmp_path):
     from safetensors.numpy import load_file, save_file
 
