@@ -56,7 +56,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--patience", type=float, default=30, help="seconds to wait for a quiet machine each time")
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--show", type=Path, default=None, help="print the figures of a stored result, measure nothing")
     given = parser.parse_args()
+    if given.show is not None:
+        print("\n".join(summary(json.loads(given.show.read_text()))))
+        return
     samples, rounds, texts = (48, 1, 2000) if given.quick else (given.samples, given.rounds, 100_000)
     with tempfile.TemporaryDirectory(prefix="quantkit-benchmark-") as folder:
         os.environ["QUANTKIT_CACHE"] = folder
@@ -177,21 +181,21 @@ def summary(result: Json) -> list[str]:
     median = statistics.median
     sentences, client, shard = result["sentences"], result["client"], result["shard"]
     rounds = quiet_rounds(result)
-    rate = median(sentences / row["1 worker"]["s"] for row in rounds)
     others = [way["others"] for row in rounds for way in row.values()]
     cpu = {
         name: median(row[name]["cpu_s"] / sentences for row in rounds) for name in ("alone", "1 worker", "2 workers")
     }
     gain = ratios(result, "1 worker", "2 workers")
+    alone = median(ratios(result, "1 worker", "alone"))
     lines = [
         f"{len(rounds)} of {len(result['rounds'])} rounds, in which others used {max(0, min(others)):.2f} to "
         f"{max(others):.2f} cores",
         "CPU milliseconds a sentence: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in cpu.items()),
         f"tables: {len(set(result['tables']))} different of {len(result['tables'])}",
-        f"1 worker takes {median(ratios(result, '1 worker', 'alone')):.3f} of the time of the process alone",
+        f"1 worker takes {alone:.2f} of the time of the process alone",
         f"2 workers are {median(gain):.2f} times as fast as 1 ({min(gain):.2f} to {max(gain):.2f})",
-        f"{rate:.1f} sentences/s a worker; start {result['start_s'][1]:.1f} s, "
-        f"first pass {result['first_s']['2 workers']:.1f} s with 2 workers",
+        f"{1 / cpu['1 worker']:.1f} sentences/s for a worker with a core of its own",
+        f"start {result['start_s'][1]:.1f} s, first pass {result['first_s']['2 workers']:.1f} s with 2 workers",
         f"a shard's histograms: {shard['bytes'] / 1e6:.2f} MB for {shard['tensors']} tensors, "
         f"{1000 * shard['merge_s']:.1f} ms to merge",
     ]
@@ -203,7 +207,7 @@ def summary(result: Json) -> list[str]:
         f"{part * client['mib'] / 1024:.0f} GiB of tokens, {part * client['sent_bytes'] / 1e9:.1f} GB sent"
     )
     for workers in (1, 2, 16, 64, 256):
-        hours = CORPUS / rate / workers / 3600
+        hours = CORPUS * cpu["1 worker"] / workers / 3600
         lines.append(f"{workers:>4} workers: {max(hours, during / 3600) + before / 3600:.1f} h")
     return lines
 
