@@ -100,7 +100,7 @@ def test_no_evaluation_row_takes_part_in_a_decision(cli, fake, tiny_bert_dir, ti
     class FoundError(Exception):
         pass
 
-    def stop(settings, watcher):
+    def stop(settings, watcher, **_):
         raise FoundError
 
     monkeypatch.setattr(FakeEngine, "_run", spy)
