@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import queue
 import time
 import uuid
@@ -85,6 +86,7 @@ class Cluster:
     def client(self) -> Any:
         """The distributed.Client; errors as `check`."""
         if self._client is None:
+            logging.getLogger("asyncio").addFilter(_no_farewell)
             if not self.scheduler:
                 self.check()
             self._client = self._reach() if self.scheduler else self._start()
@@ -359,6 +361,11 @@ def _words(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= 300 else text[:297] + "..."
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _no_farewell(record: logging.LogRecord) -> bool:
+    """Drops what asyncio logs of results that nobody waits for any more after a scheduler or worker has gone."""
+    return "exception=AllExit()" not in record.getMessage()
 
 
 def _quietly(action: Callable[[], Any]) -> None:
