@@ -418,7 +418,10 @@ template <typename T, typename Out, int kHead>
 cudaError_t run_head(const Attention& args, cudaStream_t stream) {
     const char* const named = std::getenv("QUANTKIT_ATTENTION");
     const int form = named ? std::atoi(named) : 1;
-    if (args.sequence > kKeys) return run_form<T, Out, kHead, 2, 4, true>(args, stream);
+    if (args.sequence > kKeys) {
+        if (form == 2 || form == 3) return run_form<T, Out, kHead, 1, 4, true>(args, stream);
+        return run_form<T, Out, kHead, 2, 4, true>(args, stream);
+    }
     if (form == 2) return run_form<T, Out, kHead, 1, 8, false>(args, stream);
     if (form == 3) return run_form<T, Out, kHead, 1, 4, false>(args, stream);
     return run_form<T, Out, kHead, 2, 4, false>(args, stream);
