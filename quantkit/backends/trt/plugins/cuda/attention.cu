@@ -264,7 +264,7 @@ __device__ __forceinline__ void copy_rows(uint8_t* to, int stride, const uint8_t
 
 // kLong: sentences may have more than kKeys tokens.
 template <typename T, typename Out, int kHead, int kTiles, int kWarps, bool kLong>
-__global__ void __launch_bounds__(kWarps * 32, kTiles == 1 ? 16 / kWarps : kLong ? 2 : 3)
+__global__ void __launch_bounds__(kWarps * 32, kLong ? (kTiles == 1 ? 3 : 2) : kTiles == 1 ? 16 / kWarps : 3)
     quantkit_attention(Attention args) {
     using Own = Form<T, Out, kHead, kTiles, kWarps>;
     constexpr int kRowBytes = Own::kRowBytes, kThreads = Own::kThreads, kStride = Own::kStride;
@@ -409,7 +409,8 @@ cudaError_t run_form(const Attention& args, cudaStream_t stream) {
     const auto kernel = quantkit_attention<T, Out, kHead, kTiles, kWarps, kLong>;
     static const cudaError_t allowed =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Own::kShared);
-    if (allowed != cudaSuccess) return allowed;
+    static const cudaError_t shared = share_like_linear(kernel);
+    if (allowed != cudaSuccess || shared != cudaSuccess) return allowed != cudaSuccess ? allowed : shared;
     const dim3 grid((args.sequence + Own::kQueries - 1) / Own::kQueries, args.heads, args.batch);
     return launch(kernel, grid, Own::kThreads, Own::kShared, stream, args);
 }

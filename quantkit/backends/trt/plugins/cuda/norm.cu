@@ -224,19 +224,25 @@ __global__ void quantkit_norm_any(Norm args) {
 // Few rows are spread over as many multiprocessors as there are; many share blocks.
 int warps_for(int rows) { return rows <= 1024 ? 1 : 4; }
 
+template <typename X, typename R, int kPieces, int kWarps>
+cudaError_t launch_whole(const Norm& args, cudaStream_t stream) {
+    const auto kernel = quantkit_norm_whole<X, R, kPieces, kWarps>;
+    static const cudaError_t shared = share_like_linear(kernel);
+    if (shared != cudaSuccess) return shared;
+    return launch(kernel, dim3((args.rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream, args);
+}
+
 template <typename X, typename R, int kWarps>
 cudaError_t run_whole(const Norm& args, cudaStream_t stream) {
-    const dim3 grid((args.rows + kWarps - 1) / kWarps);
-    const int threads = 32 * kWarps;
     switch (args.width / 256) {
         case 1:
-            return launch(quantkit_norm_whole<X, R, 1, kWarps>, grid, threads, 0, stream, args);
+            return launch_whole<X, R, 1, kWarps>(args, stream);
         case 2:
-            return launch(quantkit_norm_whole<X, R, 2, kWarps>, grid, threads, 0, stream, args);
+            return launch_whole<X, R, 2, kWarps>(args, stream);
         case 3:
-            return launch(quantkit_norm_whole<X, R, 3, kWarps>, grid, threads, 0, stream, args);
+            return launch_whole<X, R, 3, kWarps>(args, stream);
         default:
-            return launch(quantkit_norm_whole<X, R, 4, kWarps>, grid, threads, 0, stream, args);
+            return launch_whole<X, R, 4, kWarps>(args, stream);
     }
 }
 
