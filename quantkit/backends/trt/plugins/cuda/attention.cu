@@ -242,6 +242,11 @@ __device__ __forceinline__ uint32_t standing(const int32_t* mask, int first, int
     return __ballot_sync(kAll, token < length && (mask == nullptr || mask[token] != 0));
 }
 
+template <int kPower>
+constexpr int kLog2 = 1 + kLog2<kPower / 2>;
+template <>
+constexpr int kLog2<1> = 0;
+
 // Copies `part` of the rows (0: queries, 1: keys, 2: values) of tokens from `first` on. The block's heads, 1 << shift of
 // them, share kRows rows. Rows beyond the sentence are left as they are, but values are cleared: whatever a probability of
 // zero meets has to be a number.
@@ -254,7 +259,7 @@ __device__ __forceinline__ void copy_rows(uint8_t* to, int stride, const uint8_t
 #pragma unroll
     for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
         const int row = (threadIdx.x + i * kThreads) / kPieces, byte = threadIdx.x % kPieces * 16;
-        const int slot = shift == 0 ? 0 : row / rows, token = first + (row & (rows - 1));
+        const int slot = row >> (kLog2<kRows> - shift), token = first + (row & (rows - 1));
         const bool there = token < length && slot < heads;
         if (!there && part != 2) continue;
         const uint8_t* const from = qkv + (there ? token * 3 * pitch + slot * kRowBytes + byte : 0) + part * pitch;
@@ -287,7 +292,7 @@ __global__ void __launch_bounds__(kWarps * 32, kLong ? (kTiles == 1 ? 3 : 2) : k
     const uint8_t* const qkv = static_cast<const uint8_t*>(args.qkv) + size_t(start) * 3 * pitch + head0 * kRowBytes;
     copy_rows<Own::kQueries, kRowBytes, kThreads>(queries, Own::kQueryStride, qkv, pitch, 0, block0, length, shift, heads);
 
-    const int slot = warp * Own::kWarpQueries / (Own::kQueries >> shift);
+    const int slot = warp * Own::kWarpQueries >> (kLog2<Own::kQueries> - shift);
     const int query0 = block0 + (warp * Own::kWarpQueries & ((Own::kQueries >> shift) - 1));
     const bool works = query0 < length && slot < heads;
     uint8_t* const own_queries = queries + warp * Own::kWarpQueries * Own::kQueryStride;
@@ -374,7 +379,7 @@ __global__ void __launch_bounds__(kWarps * 32, kLong ? (kTiles == 1 ? 3 : 2) : k
             float total = state.total[m][r];
             total += __shfl_xor_sync(kAll, total, 1);
             total += __shfl_xor_sync(kAll, total, 2);
-            const float norm = args.value_scale / total;
+            const float norm = __fdividef(args.value_scale, total);
             Out* const row = results + (m * 16 + lane / 4 + 8 * r) * kOutStride;
 #pragma unroll
             for (int n = 0; n < kHead / 8; n += 2) {
