@@ -43,38 +43,44 @@ __device__ __forceinline__ uint32_t half_pair(float a, float b) {
     return bits_as<uint32_t>(__floats2half2_rn(a, b));
 }
 
-// Bytes `i` and `i` + 2 of a word, to which 128 was added, as two halves: 1024 + (x + 128) has x + 128 in its low bits.
+// INT8 values become the halves 1024 + (x + 128), which have x + 128 in their low bits; what that adds to a weighted mean
+// of values is taken off the result.
+template <typename T>
+constexpr float kAdded = sizeof(T) == 1 ? 1152.f : 0.f;
+
+// Bytes `i` and `i` + 2 of a word, to which 128 was added, as two such halves.
 __device__ __forceinline__ uint32_t halves_of(uint32_t word, int i) {
-    const uint32_t shifted = __byte_perm(word, 0x64646464u, i == 0 ? 0x4240 : 0x4341);
-    const __half2 offset = __half2half2(__ushort_as_half(0x6480));  // 1152
-    return bits_as<uint32_t>(__hsub2(bits_as<__half2>(shifted), offset));
+    return __byte_perm(word, 0x64646464u, i == 0 ? 0x4240 : 0x4341);
 }
 
 // Neighbouring elements of a result, in shared memory.
-__device__ __forceinline__ void put(int8_t* to, Code code, const float (&y)[4]) {
-    *reinterpret_cast<uint32_t*>(to) = packed(code(y[0]), code(y[1]), code(y[2]), code(y[3]));
+__device__ __forceinline__ void put(int8_t* to, const float (&y)[4]) {
+    *reinterpret_cast<uint32_t*>(to) = packed(y[0], y[1], y[2], y[3]);
 }
-__device__ __forceinline__ void put(int8_t* to, Code code, const float (&y)[2]) {
-    *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(packed(code(y[0]), code(y[1]), 0.f, 0.f));
+__device__ __forceinline__ void put(int8_t* to, const float (&y)[2]) {
+    *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(packed(y[0], y[1], 0.f, 0.f));
 }
-__device__ __forceinline__ void put(__half* to, Code, const float (&y)[4]) {
+__device__ __forceinline__ void put(__half* to, const float (&y)[4]) {
     *reinterpret_cast<uint2*>(to) = make_uint2(half_pair(y[0], y[1]), half_pair(y[2], y[3]));
 }
-__device__ __forceinline__ void put(__half* to, Code, const float (&y)[2]) {
+__device__ __forceinline__ void put(__half* to, const float (&y)[2]) {
     *reinterpret_cast<uint32_t*>(to) = half_pair(y[0], y[1]);
 }
 
-// What a warp knows of its queries between pieces of keys. A thread has rows lane / 4 and lane / 4 + 8 of every 16.
+// What a warp knows of its queries between pieces of keys. A thread has rows lane / 4 and lane / 4 + 8 of every 16. The
+// probabilities' sums are a product, too, with a column of ones: of the very halves that the values are weighted with.
 template <int kHead, int kTiles>
 struct State {
-    float highest[kTiles][2], offset[kTiles][2], total[kTiles][2];
-    float context[kTiles][kHead / 8][4];
+    float highest[kTiles][2], offset[kTiles][2];
+    float total[kTiles][4], context[kTiles][kHead / 8][4];
 
     __device__ __forceinline__ State() {
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
-            for (int r = 0; r < 2; ++r) highest[m][r] = -INFINITY, offset[m][r] = INFINITY, total[m][r] = 0.f;
+            for (int r = 0; r < 2; ++r) highest[m][r] = -INFINITY, offset[m][r] = INFINITY;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) total[m][i] = 0.f;
 #pragma unroll
             for (int n = 0; n < kHead / 8; ++n) {
 #pragma unroll
@@ -172,7 +178,7 @@ __device__ __forceinline__ void weigh(uint32_t (&pairs)[kTiles][4 * kChunks][2],
             if constexpr (!kFirst) {
                 // The offsets' difference, not the scores': it is what the exponents below were and will be shifted by.
                 const float shrink = power_of_two(offset - state.offset[m][r]);
-                state.total[m][r] *= shrink;
+                state.total[m][2 * r] *= shrink, state.total[m][2 * r + 1] *= shrink;
 #pragma unroll
                 for (int n = 0; n < kHead / 8; ++n) {
                     state.context[m][n][2 * r] *= shrink, state.context[m][n][2 * r + 1] *= shrink;
@@ -192,7 +198,6 @@ __device__ __forceinline__ void weigh(uint32_t (&pairs)[kTiles][4 * kChunks][2],
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     p[m][n][i] = power_of_two(fmaf(p[m][n][i], scale, state.offset[m][i / 2]));
-                    state.total[m][i / 2] += p[m][n][i];
                 }
                 pairs[m][n][0] = half_pair(p[m][n][0], p[m][n][1]);
                 pairs[m][n][1] = half_pair(p[m][n][2], p[m][n][3]);
@@ -210,6 +215,12 @@ __device__ __forceinline__ void gather(State<kHead, kTiles>& state, const uint32
 #pragma unroll
     for (int k = 0; k < 2 * kChunks; ++k) {
         if (stands[k / 2] == 0) continue;
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) {
+            const uint32_t a[4] = {pairs[m][2 * k][0], pairs[m][2 * k][1], pairs[m][2 * k + 1][0], pairs[m][2 * k + 1][1]};
+            const uint32_t ones[2] = {0x3c003c00u, 0x3c003c00u};
+            multiply(state.total[m], a, ones);
+        }
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
             uint32_t b[4];
@@ -371,27 +382,26 @@ __global__ void __launch_bounds__(kWarps * 32, kLong ? (kTiles == 1 ? 3 : 2) : k
     __syncwarp();
     Out* const results = reinterpret_cast<Out*>(own_queries);
     constexpr int kOutStride = Own::kQueryStride / sizeof(Out);
-    const Code code{args.rescale, args.shift};
+    const float unit = args.value_scale * (sizeof(Out) == 1 ? args.rescale : 1.f);
+    const float added = (sizeof(Out) == 1 ? args.shift : 0.f) - kAdded<T> * unit;
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            float total = state.total[m][r];
-            total += __shfl_xor_sync(kAll, total, 1);
-            total += __shfl_xor_sync(kAll, total, 2);
-            const float norm = __fdividef(args.value_scale, total);
+            const float norm = __fdividef(unit, state.total[m][2 * r]);
+            auto result = [&](float sum) { return fmaf(sum, norm, added); };
             Out* const row = results + (m * 16 + lane / 4 + 8 * r) * kOutStride;
 #pragma unroll
             for (int n = 0; n < kHead / 8; n += 2) {
                 const float* const one = state.context[m][n] + 2 * r;
                 const float* const two = state.context[m][n + 1] + 2 * r;
                 if constexpr (sizeof(T) == 1) {
-                    const float y[4] = {one[0] * norm, two[0] * norm, one[1] * norm, two[1] * norm};
-                    put(row + n * 8 + lane % 4 * 4, code, y);
+                    const float y[4] = {result(one[0]), result(two[0]), result(one[1]), result(two[1])};
+                    put(row + n * 8 + lane % 4 * 4, y);
                 } else {
-                    const float y[2][2] = {{one[0] * norm, one[1] * norm}, {two[0] * norm, two[1] * norm}};
-                    put(row + n * 8 + lane % 4 * 2, code, y[0]);
-                    put(row + n * 8 + 8 + lane % 4 * 2, code, y[1]);
+                    const float y[2][2] = {{result(one[0]), result(one[1])}, {result(two[0]), result(two[1])}};
+                    put(row + n * 8 + lane % 4 * 2, y[0]);
+                    put(row + n * 8 + 8 + lane % 4 * 2, y[1]);
                 }
             }
         }
