@@ -262,19 +262,30 @@ constexpr int kLog2<1> = 0;
 // them, share kRows rows. Rows beyond the sentence are left as they are, but values are cleared: whatever a probability of
 // zero meets has to be a number.
 template <int kRows, int kRowBytes, int kThreads>
-__device__ __forceinline__ void copy_rows(uint8_t* to, int stride, const uint8_t* qkv, size_t pitch, int part, int first,
+__device__ __forceinline__ void copy_rows(uint8_t* to, int stride, const uint8_t* qkv, uint32_t pitch, int part, int first,
                                           int length, int shift, int heads) {
-    constexpr int kPieces = kRowBytes / 16;
-    static_assert(kRows * kPieces % kThreads == 0, "every thread copies as many pieces");
-    const int rows = kRows >> shift;
+    constexpr int kPieces = kRowBytes / 16, kStep = kThreads / kPieces;
+    static_assert(kRows % kStep == 0, "every thread copies as many pieces");
+    const int row0 = threadIdx.x / kPieces;
+    const uint32_t byte = threadIdx.x % kPieces * 16, row_bytes = 3 * pitch;
+    uint8_t* const at = to + row0 * stride + byte;
+    const uint8_t* const from = qkv + part * pitch + byte;
+    const bool cleared = part == 2;
+    if (shift == 0) {
+        const uint8_t* const own = from + (first + row0) * row_bytes;
 #pragma unroll
-    for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
-        const int row = (threadIdx.x + i * kThreads) / kPieces, byte = threadIdx.x % kPieces * 16;
-        const int slot = row >> (kLog2<kRows> - shift), token = first + (row & (rows - 1));
+        for (int i = 0; i < kRows / kStep; ++i) {
+            const bool there = first + row0 + i * kStep < length;
+            if (there || cleared) copy_later(at + i * kStep * stride, there ? own + i * kStep * row_bytes : qkv, there);
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < kRows / kStep; ++i) {
+        const int row = row0 + i * kStep, slot = row >> (kLog2<kRows> - shift), token = row & ((kRows >> shift) - 1);
         const bool there = token < length && slot < heads;
-        if (!there && part != 2) continue;
-        const uint8_t* const from = qkv + (there ? token * 3 * pitch + slot * kRowBytes + byte : 0) + part * pitch;
-        copy_later(to + row * stride + byte, from, there);
+        if (!there && !cleared) continue;
+        copy_later(at + i * kStep * stride, there ? from + token * row_bytes + slot * kRowBytes : qkv, there);
     }
 }
 
@@ -299,7 +310,7 @@ __global__ void __launch_bounds__(kWarps * 32, kLong ? (kTiles == 1 ? 3 : 2) : k
     const int block0 = int(blockIdx.x) * Own::kQueries, head0 = int(blockIdx.y) << shift;
     if (block0 >= length || head0 >= args.heads) return;
     const int heads = args.heads - head0;
-    const size_t pitch = size_t(args.heads) * kRowBytes;  // a third of a row of `qkv`
+    const uint32_t pitch = args.heads * kRowBytes;  // a third of a row of `qkv`
     const uint8_t* const qkv = static_cast<const uint8_t*>(args.qkv) + size_t(start) * 3 * pitch + head0 * kRowBytes;
     copy_rows<Own::kQueries, kRowBytes, kThreads>(queries, Own::kQueryStride, qkv, pitch, 0, block0, length, shift, heads);
 
@@ -445,6 +456,8 @@ cudaError_t run_head(const Attention& args, cudaStream_t stream) {
 
 template <typename T, typename Out>
 cudaError_t run(const Attention& args, cudaStream_t stream) {
+    // Within a sentence bytes are counted in 32 bits.
+    if (int64_t{args.sequence} * 3 * args.heads * args.head * int64_t{sizeof(T)} >> 31) return cudaErrorInvalidValue;
     if (args.head == 32) return run_head<T, Out, 32>(args, stream);
     if (args.head == 64) return run_head<T, Out, 64>(args, stream);
     return cudaErrorInvalidValue;
