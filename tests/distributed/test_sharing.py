@@ -206,7 +206,7 @@ def test_real_engines_refined_and_not(cluster, settings, fresh, logits):
     shared = run_settings(settings(workers=2, **changes), SilentWatcher(), latency=False, cluster=cluster)
     assert logits[:2] == logits[2:]
     assert logits[0] != logits[1]
-    assert shared.engine("int8")["int8_ops"] == alone.engine("int8")["int8_ops"] == 12
+    assert shared.engine("int8")["int8_ops"] == alone.engine("int8")["int8_ops"] > 0
 
 
 def test_cells_of_a_comparison_are_the_same(cluster, settings, fresh, tmp_path, monkeypatch):
