@@ -77,7 +77,8 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "placement": (
         str,
         ("--placement",),
-        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha.",
+        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha; by default gemm+mha on a CPU, "
+        "gemm on TensorRT.",
         ENGINES,
     ),
     "symmetric": (
@@ -122,7 +123,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS,
     "backends": BACKENDS,
     "precisions": ("fp32", "fp16", "int8"),
-    "placement": ("gemm", "ffn-only", "gemm+residual", "gemm+residual+mha"),
+    "placement": ("gemm", "ffn-only", "gemm+mha", "gemm+residual", "gemm+residual+mha"),
     "network": ("onnx", "api"),
     "ranges": ("qdq", "cache", "dynamic_range"),
 }

@@ -190,7 +190,7 @@ class _EncoderPlacer(Placer):
             ):
                 if self.taken_out(node, [name for tensor in inputs for name in self.names(tensor)], pair.layer):
                     continue
-                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self.grid(t, True) for t in inputs]
+                grids = [Grid.unit(self.plan.int8_only) if t == pair.probs else self.grid(t, True) for t in inputs]
                 for position, (tensor, grid) in enumerate(zip(inputs, grids, strict=True)):
                     if grid is None:
                         self.placement.skipped[node] = f"its input {tensor} is not quantized"

@@ -21,6 +21,7 @@ from quantkit.evaluate.accuracy import EvalResult
 from quantkit.evaluate.metrics import Score
 from quantkit.evaluate.significance import Comparison, mcnemar, paired_bootstrap
 from quantkit.files import read_sealed, sha256_json, write_sealed
+from quantkit.network.plan_file import plan_to_json
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import Calibrated, Collected, calibrated_table, collect, key_of, provenance_of
 from quantkit.pipeline.collection import batches_of
@@ -119,7 +120,8 @@ class Column:
                 "data": self.batches.sha256,
                 "labels": self.shared.labels_sha256,
                 "table": table,
-                "backend": [settings.backend, threads_of(settings), settings.placement, settings.around_zero],
+                "backend": [settings.backend, threads_of(settings)],
+                "plan": plan_to_json(job.plan_of(settings, self.workspace.backend)),
                 "options": dict(settings.engine),
                 "versions": [packages.get("quantkit"), packages.get(settings.backend)],
             }

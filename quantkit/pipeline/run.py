@@ -173,10 +173,11 @@ def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
         InputError: the plan file cannot be used.
     """
     if settings.plan is None:
-        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.around_zero)
+        mode = settings.placement or backend.default_placement
+        plan = PrecisionPlan(mode=mode, symmetric=settings.around_zero)
     else:
         plan = load_plan(settings.plan).plan
-    return replace(plan, symmetric=True) if backend.symmetric_only else plan
+    return replace(plan, symmetric=True, int8_only=True) if backend.symmetric_only else plan
 
 
 def check_plan(workspace: Workspace) -> None:
@@ -258,7 +259,7 @@ def write_tensorrt_model(workspace: Workspace, calibrated: Calibrated, plan: Pre
 
     if workspace.settings.out is None:
         return
-    around_zero = replace(plan, symmetric=True)
+    around_zero = replace(plan, symmetric=True, int8_only=True)
     placed = build_candidate(workspace, workspace.network.proto, calibrated.table, around_zero)
     write_bytes(workspace.settings.out / TENSORRT_FILE, for_parser(placed.proto).SerializeToString())
 

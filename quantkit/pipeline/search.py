@@ -17,6 +17,7 @@ from quantkit.data.examples import Examples
 from quantkit.data.tokenize import encode
 from quantkit.errors import InputError
 from quantkit.files import cache_dir, sha256_json, write_json
+from quantkit.network.plan_file import plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
@@ -161,7 +162,7 @@ def run_sensitivity(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     found = bench.sensitivity(plan)
     _, [whole] = bench.clock.times(None, [plan])
     record = head_of(bench) | {
-        "plan": {"mode": plan.mode, "symmetric": plan.symmetric, "skip": sorted(plan.skip)},
+        "plan": plan_to_json(plan),
         "speedup": whole.ratio,
         "sensitivity": found.as_json(),
         "verdict": sensitivity_verdict(found),

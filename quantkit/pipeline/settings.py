@@ -14,7 +14,6 @@ from quantkit.report.record import available_cores
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
-DEFAULT_PLACEMENT = "gemm"
 LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1, "limit": 0, "seed": 0, "threads": 0}
 
 
@@ -44,7 +43,7 @@ class Settings:
         threads: threads to compute with; 0 means all cores.
         order_free: power-of-two histogram ranges instead of TensorRT's rule.
         ignore_padding: leave padded positions out of the statistics.
-        placement: mode of the precision plan.
+        placement: mode of the precision plan; empty is the backend's own choice.
         refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
             means all, or none where a table is given.
         symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends. None means symmetric
@@ -83,7 +82,7 @@ class Settings:
     threads: int = 0
     order_free: bool = False
     ignore_padding: bool = False
-    placement: str = DEFAULT_PLACEMENT
+    placement: str = ""
     symmetric: bool | None = None
     plan: Path | None = None
     tune_rows: int = 4096

@@ -45,14 +45,13 @@ class LoadedPlan:
         self.trt = runtime.load()
         self.messages = runtime.Messages()
         self._owner = owner
-        self._logger = runtime.make_logger(self.messages)
         if MARK in data:
             from quantkit.backends.trt.plugins import library
 
             with owner.current():
                 library.register()
         with owner.current():
-            self._runtime = self.trt.Runtime(self._logger)
+            self._runtime = self.trt.Runtime(runtime.logger())
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise BackendError(

@@ -19,6 +19,30 @@ namespace {
 constexpr size_t kStack = 256 << 10;
 constexpr size_t kMostShared = 227 << 10;
 
+// What a thread started and has to wait for: gathered, then in groups in the order of their commits.
+struct Groups {
+    std::vector<std::function<void()>> open;
+    std::deque<std::vector<std::function<void()>>> closed;
+
+    void add(std::function<void()> work) {
+        if (late()) {
+            open.push_back(std::move(work));
+        } else {
+            work();
+        }
+    }
+    void commit() {
+        closed.push_back(std::move(open));
+        open.clear();
+    }
+    void finish(int left) {
+        for (; int(closed.size()) > left; closed.pop_front()) {
+            for (auto& work : closed.front()) work();
+        }
+    }
+    bool pending() const { return !open.empty() || !closed.empty(); }
+};
+
 struct Coroutine {
     void* stack_pointer = nullptr;
     std::unique_ptr<uint8_t[]> stack;
@@ -26,8 +50,7 @@ struct Coroutine {
     size_t rank = 0;  // of its block in the cluster
     int registers = 0;
     bool done = false;
-    std::vector<std::function<void()>> open;
-    std::deque<std::vector<std::function<void()>>> groups;
+    Groups products, copies;
 };
 
 struct Warp {
@@ -100,7 +123,7 @@ void stop(const char* why) {
 void enter() {
     Coroutine& own = coroutines[current];
     (*work)();
-    if (!own.open.empty() || !own.groups.empty()) stop("a thread ends with products that nobody waited for");
+    if (own.products.pending() || own.copies.pending()) stop("a thread ends with work that nobody waited for");
     own.done = true;
     --alive, --blocks[own.rank].alive;
     yield();
@@ -297,29 +320,21 @@ void copy_later(uint64_t* where, int bytes, std::function<void()> copy) {
     }
 }
 
-void product_later(std::function<void()> product) {
-    if (late()) {
-        coroutines[current].open.push_back(std::move(product));
-    } else {
-        product();
-    }
-}
+void product_later(std::function<void()> product) { coroutines[current].products.add(std::move(product)); }
 
-void commit() {
-    Coroutine& own = coroutines[current];
-    own.groups.push_back(std::move(own.open));
-    own.open.clear();
-}
+void commit() { coroutines[current].products.commit(); }
 
 void wait_for_groups(int left) {
-    Coroutine& own = coroutines[current];
     // A matrix product is of a whole warpgroup: let its other threads come as far as this.
     yield();
-    while (int(own.groups.size()) > left) {
-        for (auto& product : own.groups.front()) product();
-        own.groups.pop_front();
-    }
+    coroutines[current].products.finish(left);
 }
+
+void own_copy_later(std::function<void()> copy) { coroutines[current].copies.add(std::move(copy)); }
+
+void commit_copies() { coroutines[current].copies.commit(); }
+
+void wait_for_copies(int left) { coroutines[current].copies.finish(left); }
 
 }  // namespace machine
 

@@ -60,4 +60,9 @@ void product_later(std::function<void()> product);
 void commit();
 void wait_for_groups(int pending);
 
+// Copies of this thread that no barrier counts: gathered, committed and waited for in the same way.
+void own_copy_later(std::function<void()> copy);
+void commit_copies();
+void wait_for_copies(int pending);
+
 }  // namespace machine

@@ -51,6 +51,14 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t sha
     return launch_clusters(kernel, 1, grid, threads, shared, stream, static_cast<Params>(args)...);
 }
 
+// Asks for as much shared memory as the linear layers have: blocks of kernels that divide a multiprocessor's memory in
+// another way cannot be there at the same time. To be measured: only with QUANTKIT_CARVEOUT.
+template <typename Kernel>
+cudaError_t share_like_linear(Kernel kernel) {
+    static const bool asked = std::getenv("QUANTKIT_CARVEOUT") != nullptr;
+    return asked ? cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100) : cudaSuccess;
+}
+
 // x rounded half to even and kept within [-127, 127], in the low byte.
 __device__ __forceinline__ uint32_t quantized(float x) {
     constexpr float kShift = 12582912.f;  // 1.5 * 2^23: the sum's low bits are the rounded number

@@ -47,7 +47,7 @@ struct Attention {
     Type type, out_type;
     int batch, sequence;    // longest sequence; without `starts` every sentence has that many rows
     int heads, head;        // head 32 or 64
-    float score_scale;      // scale of query times key, 1 / sqrt(head) included
+    float score_scale;      // positive: scale of query times key, 1 / sqrt(head) included
     float value_scale;      // scale of value; 1 for kHalf
     float rescale, shift;
 };
