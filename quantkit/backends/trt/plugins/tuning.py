@@ -13,7 +13,7 @@ from quantkit.backends.trt.options import ShapeRange
 from quantkit.backends.trt.plugins.definition import Product
 from quantkit.backends.trt.plugins.library import HALF, Kernels, Linear
 
-RUNS, ROUNDS = 10, 3
+RUNS, ROUNDS = 20, 3
 SMALLEST_ROWS = 64
 
 

@@ -125,6 +125,14 @@ __global__ void __launch_bounds__(384, 1)
                 const int at = i * 128 + thread, column = column0 + at % kColumns;
                 ahead[i] = column < args.n ? (at < kColumns ? args.alpha : args.beta)[column] : 0.f;
             }
+            auto keep_ahead = [&] {
+                // Not before the last of the warpgroup has read those of the tile before.
+                warpgroup_barrier(1 + own);
+#pragma unroll
+                for (int i = 0; i < Shape::kVectors / 128; ++i) alpha_beta[i * 128 + thread] = ahead[i];
+            };
+            // Who waits for its turn has time to wait for them, too; a single team has not, but has registers.
+            if constexpr (kTeams > 1) keep_ahead();
             // Team 0 begins; after that each waits for the other once a tile.
             if constexpr (kTeams > 1) barrier_wait(&turn[team], (round++ + 1 + team) & 1);
             Sum sums[Shape::kHalves][kColumns / 2];
@@ -152,10 +160,7 @@ __global__ void __launch_bounds__(384, 1)
             release(step - 1);
             step += (kTeams - 1) * steps;
 
-            // Not before the last of the warpgroup has read those of the tile before.
-            warpgroup_barrier(1 + own);
-#pragma unroll
-            for (int i = 0; i < Shape::kVectors / 128; ++i) alpha_beta[i * 128 + thread] = ahead[i];
+            if constexpr (kTeams == 1) keep_ahead();
             warpgroup_barrier(1 + own);
             const int row = row0 + own_row + warp % 4 * 16 + lane / 4;
 #pragma unroll
