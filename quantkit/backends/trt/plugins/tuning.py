@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from quantkit.backends.trt.graphs import CudaGraph
 from quantkit.backends.trt.options import ShapeRange
 from quantkit.backends.trt.plugins.definition import Product
 from quantkit.backends.trt.plugins.library import HALF, Kernels, Linear
+from quantkit.errors import BackendError
 
 RUNS, ROUNDS = 20, 3
 SMALLEST_ROWS = 64
@@ -61,7 +64,8 @@ class Tuner:
     def _measure(self, product: Product, rows: int) -> list[float]:
         """Milliseconds of every tile shape: the least of ROUNDS means over RUNS launches, shapes in turn.
 
-        The launches are one CUDA graph: called one by one, a small product takes less time than its launch.
+        The launches are one CUDA graph where that can be: called one by one, a small product takes less time than its
+        launch.
         """
         cuda, draw = self.cuda, np.random.default_rng(0)
         out_size = 2 if product.out_type == HALF else 1
@@ -76,29 +80,44 @@ class Tuner:
             *(product.type, product.out_type, rows, product.outputs, product.inputs, product.gelu, 1.0, 0.0, 0),
         )
         stream, start, end = cuda.Stream(), cuda.Event(), cuda.Event()
-        graphs = [CudaGraph() for _ in self.kernels.tiles]
-        best = [float("inf")] * len(graphs)
-        try:
-            for tile, graph in enumerate(graphs):
-                call.tile = tile
-                self.kernels.run("linear", call, stream.handle)  # what is done once is not captured
-                with graph.capture(stream.handle):
-                    for _ in range(RUNS):
-                        self.kernels.run("linear", call, stream.handle)
-                graph.launch(stream.handle)
+        best = [float("inf")] * len(self.kernels.tiles)
+        with ExitStack() as stack:
+            launches = [stack.enter_context(self._repeated(call, tile, stream.handle)) for tile in range(len(best))]
+            for launch in launches:
+                launch()
             for _ in range(ROUNDS):
-                for tile, graph in enumerate(graphs):
+                for tile, launch in enumerate(launches):
                     start.record(stream)
-                    graph.launch(stream.handle)
+                    launch()
                     end.record(stream)
                     end.synchronize()
                     best[tile] = min(best[tile], float(end.time_since(start)) / RUNS)
-        finally:
-            for graph in graphs:
-                graph.free()
         for block in (*blocks, alpha, out):
             block.free()
         return best
+
+    @contextmanager
+    def _repeated(self, call: Linear, tile: int, stream: int) -> Iterator[Callable[[], None]]:
+        """What enqueues RUNS launches of a tile shape."""
+
+        def plain(runs: int = RUNS) -> None:
+            call.tile = tile
+            for _ in range(runs):
+                self.kernels.run("linear", call, stream)
+
+        plain(1)  # what is done at a kernel's first launch cannot be captured
+        graph = CudaGraph()
+        launch: Callable[[], None] = plain
+        try:
+            with graph.capture(stream):
+                plain()
+            launch = partial(graph.launch, stream)
+        except BackendError:
+            pass  # no graphs here: timed with the launches, then
+        try:
+            yield launch
+        finally:
+            graph.free()
 
 
 def _numbers(draw: np.random.Generator, count: int, kind: int) -> np.ndarray[Any, Any]:
