@@ -179,7 +179,13 @@ def check_linear(gpu: Gpu, m: int, n: int, k: int, kind: int, out_kind: int, act
         check(gpu.get(out, room), exact, slack=slack)
 
 
-@pytest.mark.parametrize("kind, out_kind, sizes", [(INT8, INT8, (66, 96, 1296)), (HALF, HALF, (66, 96, 1296))])
+@pytest.mark.parametrize(
+    "kind, out_kind, sizes",
+    [
+        *((INT8, INT8, (66, 96, 1296)), (HALF, HALF, (66, 96, 1296))),
+        *((HALF, HALF, (129, 288, 400)), (INT8, HALF, (300, 416, 912))),
+    ],
+)
 def test_linear_when_copies_and_products_come_late(emulated: Path, kind: int, out_kind: int, sizes) -> None:
     """What is read before it was waited for, or overwritten while it is read, shows."""
     from quantkit.backends.trt.plugins import library

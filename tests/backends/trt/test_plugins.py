@@ -22,7 +22,7 @@ STUB = """
 int quantkit_size(int which) { int sizes[] = {80, 72, 96, 120, 56}; return sizes[which]; }
 int quantkit_register(void) { return 0; }
 int quantkit_linear_tiles(void) { return 2; }
-void quantkit_linear_tile(int tile, int* rows, int* columns) { *rows = 64 << tile; *columns = 128; }
+void quantkit_linear_tile(int tile, int* shape) { shape[0] = 64 << tile, shape[1] = 128, shape[2] = 0, shape[3] = 1; }
 int quantkit_linear_row(int column) { return column; }
 int quantkit_run_linear(const void* args, void* stream) { return 0; }
 """

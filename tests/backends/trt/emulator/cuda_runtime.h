@@ -34,6 +34,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 static machine::Index& threadIdx = machine::thread;
 static machine::Index& blockIdx = machine::block;
 static machine::Index& blockDim = machine::block_size;
+static machine::Index& gridDim = machine::grid_size;
 
 inline void __syncthreads() { machine::wait_for_block(); }
 inline float __shfl_xor_sync(uint32_t, float x, int step) {

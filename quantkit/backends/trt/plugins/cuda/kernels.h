@@ -30,8 +30,8 @@ struct Linear {
 };
 
 int linear_tiles();
-// Rows and columns of a tile shape.
-void linear_tile(int tile, int* rows, int* columns);
+// Four numbers of a tile shape: rows; columns; teams, 0 where a block makes one tile and ends; blocks in a cluster.
+void linear_tile(int tile, int* shape);
 // The tile shape that a rule of thumb takes for these sizes on a GPU with that many multiprocessors.
 int linear_choice(int m, int n, int multiprocessors);
 // Row of `weight` that holds the weights of output column `column`.
