@@ -219,23 +219,22 @@ def attention_reference(qkv, heads: int, head: int, bias, score_scale: float, va
 
 @pytest.mark.parametrize("head, heads", [(32, 12), (64, 3)])
 @pytest.mark.parametrize("kind, out_kind", [(INT8, INT8), (INT8, HALF), (HALF, HALF), (HALF, INT8)])
-@pytest.mark.parametrize("form", "123")
+@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("batch, sequence", [(3, 1), (2, 7), (4, 64), (3, 65), (2, 128), (2, 200), (1, 512)])
-def test_attention_of_padded_sentences(gpu, monkeypatch, head, heads, kind, out_kind, form, batch, sequence) -> None:
-    monkeypatch.setenv("QUANTKIT_ATTENTION", form)
-    check_attention(gpu, head, heads, kind, out_kind, batch, sequence)
+def test_attention_of_padded_sentences(gpu, head, heads, kind, out_kind, form, batch, sequence) -> None:
+    check_attention(gpu, head, heads, kind, out_kind, batch, sequence, form)
 
 
-def check_attention(gpu, head, heads, kind, out_kind, batch, sequence) -> None:
+def check_attention(gpu, head, heads, kind, out_kind, batch, sequence, form) -> None:
     draw = np.random.default_rng(sequence + head + kind)
     mask = (np.arange(sequence) < draw.integers(1, sequence + 1, (batch, 1))).astype(np.int32)
     if sequence > 7:
         mask[0] = draw.integers(0, 2, sequence)  # holes, too
         mask[-1, :] = 0  # nothing but padding: as if nothing were padding
-    check_masked(gpu, head, heads, kind, out_kind, mask)
+    check_masked(gpu, head, heads, kind, out_kind, mask, form)
 
 
-def check_masked(gpu, head, heads, kind, out_kind, mask) -> None:
+def check_masked(gpu, head, heads, kind, out_kind, mask, form) -> None:
     from quantkit.backends.trt.plugins.library import Attention
 
     batch, sequence = mask.shape
@@ -252,7 +251,7 @@ def check_masked(gpu, head, heads, kind, out_kind, mask) -> None:
     )
     out, room = gpu.poisoned((batch, sequence, heads * head), KINDS[out_kind])
     sizes = (kind, out_kind, batch, sequence, heads, head)
-    call = Attention(gpu.put(qkv), gpu.put(mask), None, out, *sizes, score_scale, value_scale, rescale, -7.0)
+    call = Attention(gpu.put(qkv), gpu.put(mask), None, out, *sizes, score_scale, value_scale, rescale, -7.0, form)
     gpu.run("attention", call)
     # Probabilities are halves, summed up with a relative error of half an ulp each.
     slack = 1e-3
@@ -260,16 +259,15 @@ def check_masked(gpu, head, heads, kind, out_kind, mask) -> None:
     check(found, exact * rescale - 7 if out_kind == INT8 else exact, slack=slack * (rescale if out_kind == INT8 else 1))
 
 
-@pytest.mark.parametrize("form", "123")
+@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("kind", [INT8, HALF])
 @pytest.mark.parametrize("sequence", [100, 128, 300])
-def test_attention_where_whole_groups_of_keys_are_padding(gpu, monkeypatch, kind, sequence, form) -> None:
-    monkeypatch.setenv("QUANTKIT_ATTENTION", form)
+def test_attention_where_whole_groups_of_keys_are_padding(gpu, kind, sequence, form) -> None:
     mask = np.zeros((4, sequence), np.int32)
     mask[0, 40:45] = mask[0, sequence - 9 : sequence - 3] = 1
     mask[1, -1] = mask[2, 0] = 1
     mask[3, 64:80] = 7
-    check_masked(gpu, 64, 2, kind, HALF, mask)
+    check_masked(gpu, 64, 2, kind, HALF, mask, form)
 
 
 def test_attention_refuses_what_it_does_not_take(gpu: Gpu) -> None:
@@ -281,29 +279,27 @@ def test_attention_refuses_what_it_does_not_take(gpu: Gpu) -> None:
             gpu.run("attention", call)
 
 
-@pytest.mark.parametrize("form", "123")
+@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("kind, sequence", [(INT8, 64), (HALF, 128), (INT8, 200), (HALF, 200)])
-def test_attention_when_copies_come_late(emulated: Path, monkeypatch, form: str, kind: int, sequence: int) -> None:
+def test_attention_when_copies_come_late(emulated: Path, form: int, kind: int, sequence: int) -> None:
     """As for linear layers: what is read too early, or overwritten while it is read, shows."""
     from quantkit.backends.trt.plugins import library
 
-    monkeypatch.setenv("QUANTKIT_ATTENTION", form)
     machine = Machine(library.Kernels(emulated))
     machine.kernels.raw.machine_be_late(1)
     try:
-        check_attention(machine, 64, 3, kind, HALF, 2, sequence)
+        check_attention(machine, 64, 3, kind, HALF, 2, sequence, form)
     finally:
         machine.kernels.raw.machine_be_late(0)
         machine.free()
 
 
-@pytest.mark.parametrize("form", "123")
+@pytest.mark.parametrize("form", [1, 2])
 @pytest.mark.parametrize("head, heads", [(32, 12), (64, 3)])
 @pytest.mark.parametrize("kind", [INT8, HALF])
 def test_attention_of_packed_sentences_is_that_of_each_alone(
-    gpu: Gpu, monkeypatch, head: int, heads: int, kind: int, form: str
+    gpu: Gpu, head: int, heads: int, kind: int, form: int
 ) -> None:
-    monkeypatch.setenv("QUANTKIT_ATTENTION", form)
     from quantkit.backends.trt.plugins.library import Attention
 
     draw = np.random.default_rng(head)
@@ -315,7 +311,9 @@ def test_attention_of_packed_sentences_is_that_of_each_alone(
     out, room = gpu.poisoned((shape[0], heads * head), np.float16)
     sizes = (kind, HALF, len(lengths), 200, heads, head)
     address = gpu.put(qkv)
-    gpu.run("attention", Attention(address, None, gpu.put(starts), out, *sizes, score_scale, value_scale, 1.0, 0.0))
+    gpu.run(
+        "attention", Attention(address, None, gpu.put(starts), out, *sizes, score_scale, value_scale, 1.0, 0.0, form)
+    )
     found = gpu.get(out, room)
     for start, end in pairwise(starts):
         exact = attention_reference(qkv[start:end], heads, head, 0.0, score_scale, value_scale)
@@ -323,7 +321,7 @@ def test_attention_of_packed_sentences_is_that_of_each_alone(
         alone, room_alone = gpu.poisoned((end - start, heads * head), np.float16)
         part = gpu.put(qkv[start:end])
         sizes = (kind, HALF, 1, int(end - start), heads, head)
-        gpu.run("attention", Attention(part, None, None, alone, *sizes, score_scale, value_scale, 1.0, 0.0))
+        gpu.run("attention", Attention(part, None, None, alone, *sizes, score_scale, value_scale, 1.0, 0.0, 3 - form))
         np.testing.assert_array_equal(gpu.get(alone, room_alone), found[start:end])
     assert (found[starts[-1] :].view(np.uint8) == 0x7F).all()
 

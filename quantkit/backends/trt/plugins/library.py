@@ -35,7 +35,7 @@ class Attention(ctypes.Structure):
 
     _fields_ = _fields(
         *((_pointer, "qkv mask starts out"), (_int, "type out_type batch sequence heads head")),
-        (_float, "score_scale value_scale rescale shift"),
+        *((_float, "score_scale value_scale rescale shift"), (_int, "form")),
     )
 
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kKeys = 128;       // rows of keys in shared memory: one piece, or two of half the size
 constexpr int kChunk = 32;       // keys that are left out together where none of them stands
+constexpr int kFewBlocks = 132;  // of 32 queries a warp: no more than multiprocessors of the largest Hopper
 constexpr uint32_t kAll = 0xffffffffu;
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -443,15 +444,16 @@ cudaError_t run_form(const Attention& args, cudaStream_t stream) {
 
 template <typename T, typename Out, int kHead>
 cudaError_t run_head(const Attention& args, cudaStream_t stream) {
-    const char* const named = std::getenv("QUANTKIT_ATTENTION");
-    const int form = named ? std::atoi(named) : 1;
+    constexpr int kWarps = 4;
+    // Few heads are spread over more multiprocessors by twice as many blocks.
+    const int blocks = args.batch * args.heads * ((args.sequence + kKeys - 1) / kKeys);
+    const bool small = args.form == 0 ? blocks <= kFewBlocks : args.form == 2;
     if (args.sequence > kKeys) {
-        if (form == 2 || form == 3) return run_form<T, Out, kHead, 1, 4, true>(args, stream);
-        return run_form<T, Out, kHead, 2, 4, true>(args, stream);
+        return small ? run_form<T, Out, kHead, 1, kWarps, true>(args, stream)
+                     : run_form<T, Out, kHead, 2, kWarps, true>(args, stream);
     }
-    if (form == 2) return run_form<T, Out, kHead, 1, 8, false>(args, stream);
-    if (form == 3) return run_form<T, Out, kHead, 1, 4, false>(args, stream);
-    return run_form<T, Out, kHead, 2, 4, false>(args, stream);
+    return small ? run_form<T, Out, kHead, 1, kWarps, false>(args, stream)
+                 : run_form<T, Out, kHead, 2, kWarps, false>(args, stream);
 }
 
 template <typename T, typename Out>
@@ -465,15 +467,11 @@ cudaError_t run(const Attention& args, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t attention_before(const Attention& args, cudaStream_t stream);
-
 cudaError_t attention(const Attention& args, cudaStream_t stream) {
     if (args.batch < 1 || args.batch > 65535 || args.sequence < 1 || args.heads < 1 || args.heads > 65535 ||
-        !(args.score_scale > 0.f)) {
+        args.form < 0 || args.form > 2 || !(args.score_scale > 0.f)) {
         return cudaErrorInvalidValue;
     }
-    const char* const named = std::getenv("QUANTKIT_ATTENTION");
-    if (named && std::atoi(named) == 0) return attention_before(args, stream);
     if (args.type == Type::kInt8 && args.out_type == Type::kInt8) return run<int8_t, int8_t>(args, stream);
     if (args.type == Type::kInt8 && args.out_type == Type::kHalf) return run<int8_t, __half>(args, stream);
     if (args.type == Type::kHalf && args.out_type == Type::kHalf) return run<__half, __half>(args, stream);

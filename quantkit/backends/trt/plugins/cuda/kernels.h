@@ -50,6 +50,7 @@ struct Attention {
     float score_scale;      // positive: scale of query times key, 1 / sqrt(head) included
     float value_scale;      // scale of value; 1 for kHalf
     float rescale, shift;
+    int form;               // 1: 32 queries a warp; 2: 16, and twice as many blocks; 0: chosen by size
 };
 cudaError_t attention(const Attention& args, cudaStream_t stream);
 

@@ -250,12 +250,8 @@ template <typename X, typename R>
 cudaError_t run_norm(const Norm& args, cudaStream_t stream) {
     const int warps = warps_for(args.rows), pieces = (args.width + 255) / 256;
     const dim3 grid((args.rows + warps - 1) / warps);
-    const char* const named = std::getenv("QUANTKIT_NORM");
-    const int form = named ? std::atoi(named) : 1;
-    if (form > 0 && args.residual != nullptr && args.bias == nullptr && args.width % 256 == 0 && pieces <= 4) {
-        if (form == 2) return run_whole<X, R, 8>(args, stream);
-        if (args.rows <= 1024) return run_whole<X, R, 1>(args, stream);
-        return run_whole<X, R, 4>(args, stream);
+    if (args.residual != nullptr && args.bias == nullptr && args.width % 256 == 0 && pieces <= 4) {
+        return warps == 1 ? run_whole<X, R, 1>(args, stream) : run_whole<X, R, 4>(args, stream);
     }
     switch (pieces) {
         case 1:
