@@ -445,9 +445,12 @@ cudaError_t run_form(const Attention& args, cudaStream_t stream) {
 template <typename T, typename Out, int kHead>
 cudaError_t run_head(const Attention& args, cudaStream_t stream) {
     constexpr int kWarps = 4;
-    // Few heads are spread over more multiprocessors by twice as many blocks.
+    // Few heads, or short sentences, are spread over more multiprocessors by twice as many blocks; in long sentences INT8
+    // has not the registers for 32 queries a warp.
     const int blocks = args.batch * args.heads * ((args.sequence + kKeys - 1) / kKeys);
-    const bool small = args.form == 0 ? blocks <= kFewBlocks : args.form == 2;
+    const bool better = blocks <= kFewBlocks || args.sequence <= kKeys / 2 || args.starts != nullptr ||
+                        (args.sequence > kKeys && sizeof(T) == 1);
+    const bool small = args.form == 0 ? better : args.form == 2;
     if (args.sequence > kKeys) {
         return small ? run_form<T, Out, kHead, 1, kWarps, true>(args, stream)
                      : run_form<T, Out, kHead, 2, kWarps, true>(args, stream);

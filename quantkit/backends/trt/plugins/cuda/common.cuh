@@ -52,11 +52,10 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t sha
 }
 
 // Asks for as much shared memory as the linear layers have: blocks of kernels that divide a multiprocessor's memory in
-// another way cannot be there at the same time. To be measured: only with QUANTKIT_CARVEOUT.
+// another way cannot be there at the same time.
 template <typename Kernel>
 cudaError_t share_like_linear(Kernel kernel) {
-    static const bool asked = std::getenv("QUANTKIT_CARVEOUT") != nullptr;
-    return asked ? cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100) : cudaSuccess;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
 }
 
 // x rounded half to even and kept within [-127, 127], in the low byte.

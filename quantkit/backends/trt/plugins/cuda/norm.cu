@@ -251,7 +251,7 @@ cudaError_t run_norm(const Norm& args, cudaStream_t stream) {
     const int warps = warps_for(args.rows), pieces = (args.width + 255) / 256;
     const dim3 grid((args.rows + warps - 1) / warps);
     if (args.residual != nullptr && args.bias == nullptr && args.width % 256 == 0 && pieces <= 4) {
-        return warps == 1 ? run_whole<X, R, 1>(args, stream) : run_whole<X, R, 4>(args, stream);
+        return args.rows <= 512 ? run_whole<X, R, 1>(args, stream) : run_whole<X, R, 8>(args, stream);
     }
     switch (pieces) {
         case 1:
