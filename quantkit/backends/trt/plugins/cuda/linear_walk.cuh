@@ -177,8 +177,11 @@ __global__ void __launch_bounds__(384, 1)
             }
         }
     }
-    // The other block may still arrive at barriers of this one.
-    if constexpr (kCluster > 1) wait_for_cluster();
+    // The other block may still arrive at barriers of this one. Warps come here as a whole.
+    if constexpr (kCluster > 1) {
+        __syncwarp();
+        wait_for_cluster();
+    }
 #endif
 }
 
