@@ -19,6 +19,8 @@ from quantkit.errors import InputError
 from quantkit.network.segments import Segment, Segments
 from quantkit.pipeline.sizes import shown
 
+MMAP_THRESHOLD, TRIM_THRESHOLD, LARGE = -3, -1, 1 << 20
+"""Parameters of GNU's mallopt, and the size from which a block is asked of the system alone."""
 SLACK = 48 << 20
 """Bytes for what is not estimated: Python objects, buffers of libraries, pieces of the heap that stay in use."""
 LOADING = 2.6
@@ -61,6 +63,17 @@ def trim() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):
         _libc().malloc_trim(0)
+
+
+@cache
+def give_back_early() -> None:
+    """Makes the C library return large blocks to the system as soon as they are free, in this process from here on.
+
+    Otherwise its heap keeps them, and what was freed adds to what is asked for next. It costs page faults.
+    """
+    with suppress(OSError, AttributeError):
+        _libc().mallopt(MMAP_THRESHOLD, LARGE)
+        _libc().mallopt(TRIM_THRESHOLD, LARGE)
 
 
 @cache
@@ -123,7 +136,7 @@ def fitting_segments(segments: Segments, limit: int, batches: int, kept: float) 
     least = max(map(cost_of, finest))
     if least + carried > free:
         raise too_small(limit, used + least + carried, "Collecting activations")
-    rows = max(1, min(CARRIED, batches, int((free - least) / 2 // max(1, carried))))
+    rows = max(1, min(CARRIED, batches, int((free - least) // max(1, carried))))
     return merged(segments, finest, free - rows * carried), rows
 
 

@@ -52,7 +52,7 @@ def plan_pass(workspace: Workspace, batches: BatchSource, names: Collection[str]
         InputError: the limit is too small.
     """
     shape = max((feed["input_ids"].shape for feed in batches), key=prod)
-    _ = workspace.backend  # loaded before memory is measured: libraries count
+    workspace.backend.describe()  # loads the library before memory is measured: it counts
     segments = Segments(workspace.network, (int(shape[0]), int(shape[1])), names)
     limit = workspace.settings.memory
     found, rows = fitting_segments(segments, limit, len(batches), kept)
