@@ -53,8 +53,11 @@ NPY_HEADER = re.compile(
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, KeyError, RuntimeError)
-_FORGED = (TypeError, ArithmeticError)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, LookupError, RuntimeError),
+    *(TypeError, ArithmeticError, AttributeError),
+)
+"""What comes of an archive that is damaged, or forged, while its members are read."""
 Array = npt.NDArray[Any]
 
 
@@ -118,7 +121,7 @@ def load_histograms(path: str | Path) -> HistogramFile:
         raise TableError(f"{path} cannot be used: {error.message}", hint) from error
     except QuantkitError as error:
         raise TableError(f"{path} holds an impossible histogram: {error.message}", hint) from error
-    except (*_DAMAGED, *_FORGED) as error:
+    except DAMAGED as error:
         raise TableError(f"{path} is no histogram file, or a damaged one ({error}).", hint) from error
 
 
@@ -141,7 +144,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     """The checked content of an open archive."""
     if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in MEMBERS):
         raise TableError(f"its members are not {', '.join(MEMBERS)}.")
-    header = json.loads(_read_member(archive, "header", ("|u1",), None).tobytes())
+    header = json.loads(read_member(archive, "header", ("|u1",), None).tobytes())
     if not isinstance(header, dict) or header.get("_type") != FILE_TYPE:
         raise TableError(f"its type is not {FILE_TYPE!r}.")
     if header.get("_version") != FILE_VERSION:
@@ -153,9 +156,9 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     if len(names) > MAX_TENSORS or len(set(names)) != len(names):
         raise TableError(f"it names {len(names)} tensors, more than {MAX_TENSORS} or some of them twice.")
     arrays = {
-        "counts": _read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
-        "numbers": _read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
-        "kinds": _read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
+        "counts": read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
+        "numbers": read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
+        "kinds": read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
     }
     if _digest(header, arrays) != header.get("sha256"):
         raise TableError("its SHA-256 does not fit its content.")
@@ -174,7 +177,9 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     return HistogramFile(histograms, meta)
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, int] | None) -> Array:
+def read_member(
+    archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None
+) -> Array:
     """One array, whose size is checked before its bytes are unpacked; `shape` None: any 1-D array up to 64 MiB.
 
     The .npy header is read here and not by NumPy, whose parser ends in all kinds of errors on a damaged one.

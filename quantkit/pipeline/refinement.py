@@ -25,7 +25,7 @@ from quantkit.tables.table import Entry
 if TYPE_CHECKING:
     from quantkit.network.refinement import Refinement
 
-RULES = 5
+RULES = 6
 """Part of every key in the cache; raised when the same settings come to give another refinement."""
 KEPT_ROWS = 64
 

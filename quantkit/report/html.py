@@ -26,7 +26,7 @@ from quantkit.report.record import Record, load_record
 
 PAGE = "quantkit.report"
 SCRIPTS = {"run": ("base.js", "engines.js", "tensors.js"), "compare": ("base.js", "compare.js")}
-_INCOMPLETE = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
+_INCOMPLETE = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, ArithmeticError)
 
 
 def write_report(path: Path, out: Path | None = None) -> tuple[Path, tuple[str, ...]]:
