@@ -17,6 +17,7 @@ from quantkit.errors import QuantkitError, TableError
 from quantkit.files import cache_dir, read_bytes, sha256_file, sha256_json, write_text
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
 from quantkit.pipeline.locks import alone_in, exclusive
+from quantkit.pipeline.memory import tell_peak
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.unfinished import PassCheckpoint
@@ -278,6 +279,7 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     folder = settings.out or Path("quantkit-out")
     with alone_in(folder, watcher):
         collected = collect(workspace)
+        tell_peak(settings.memory, watcher)
         return {
             "out": str(folder),
             "histograms": str(collected.save(folder / "histograms.npz")),

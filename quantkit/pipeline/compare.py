@@ -23,6 +23,7 @@ from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
 from quantkit.pipeline.locks import alone_in
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, Record, context
@@ -117,6 +118,7 @@ def settings_for(settings: Settings, task: str, backend: str) -> Settings:
 def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
     """All cells of a task; `step` is called after each."""
     shared = task_data(made, task)
+    check_engines(shared.workspace, 2)  # FP32's and a cell's, which are timed in turn
     made.sources[task] = source_of(shared.workspace, shared.batches)
     for backend in made.backends:
         workspace = shared.workspace.on(settings_for(made.settings, task, backend))

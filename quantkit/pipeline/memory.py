@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
 from quantkit.network.segments import Segment, Segments
 from quantkit.pipeline.sizes import shown
+from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.workspace import Workspace
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, LARGE = -3, -1, 1 << 20
 """Parameters of GNU's mallopt, and the size from which a block is asked of the system alone."""
@@ -27,6 +31,8 @@ LOADING = 2.6
 """Bytes that loading takes for a byte of the model's file: the file, the graph, the copy of one tensor."""
 COMPILING = 6.5
 """Bytes that making and compiling a graph takes for a byte of its weights, while it lasts."""
+BUILDING = 9.5
+"""The same for an engine, whose graph is quantized and written before."""
 HOLDING = 2.3
 """Bytes that a compiled graph keeps for a byte of its weights."""
 SCRATCH = 8
@@ -95,6 +101,26 @@ def check_room(limit: int, needed: float, what: str) -> None:
     """
     if limit and (whole := resident() + needed + SLACK) > limit:
         raise too_small(limit, whole, what)
+
+
+def check_engines(workspace: Workspace, count: int) -> None:
+    """Refuses a limit under which so many engines cannot be there at the same time.
+
+    Raises:
+        InputError: with the limit that would do.
+    """
+    limit = workspace.settings.memory
+    if limit:
+        workspace.backend.describe()  # loads the library, which counts
+        weights = workspace.network.proto.ByteSize()
+        what = "Building the engines one by one" if count == 1 else f"{count} engines at the same time"
+        check_room(limit, (BUILDING + HOLDING * (count - 1)) * weights, what)
+
+
+def tell_peak(limit: int, watcher: Watcher) -> None:
+    """Says what was really used, where there is a limit."""
+    if limit:
+        watcher.say(f"The most memory that was used: {shown(peak())} of {shown(limit)}.")
 
 
 def too_small(limit: int, needed: float, what: str) -> InputError:

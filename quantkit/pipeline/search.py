@@ -20,6 +20,7 @@ from quantkit.files import cache_dir, sha256_json, write_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.run import LATENCY_BATCHES, calibrate_and_refine, check_early, plan_of
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.workspace import Workspace
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 SENSITIVITY_ROWS = 512
 """Rows that rank the units; noise needs fewer than the metric."""
+
+TIMED = 5
+"""Engines that a search times in turn: FP32 and four placements."""
 
 
 @dataclass
@@ -88,6 +92,7 @@ def prepare(settings: Settings, watcher: Watcher) -> Bench:
             f"With these settings {settings.backend} places INT8 itself, so there is no plan to search.",
             "Use --backend openvino, or --ranges qdq.",
         )
+    check_engines(workspace, TIMED)
     calibrated = calibrate_and_refine(workspace)
     rows = workspace.tuning
     if rows.labels is None:

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny import made_sentences
 
 from quantkit.errors import InputError
-from quantkit.pipeline import memory, stretches
+from quantkit.network.refine import observed_tensors
+from quantkit.pipeline import memory, moments, stretches
 from quantkit.pipeline.calibration import collect
+from quantkit.pipeline.collection import batches_of
+from quantkit.pipeline.refinement import collect_moments
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.sizes import parse_size, shown
 from quantkit.pipeline.workspace import Workspace
@@ -153,3 +157,46 @@ def test_calibration_keeps_a_limit_under_which_it_fails_otherwise(tiny_bert_dir,
     tables = [json.loads((tmp_path / name / "minmax.json").read_text()) for name in ("limited", "free")]
     assert tables[0] == tables[1]
     assert (tmp_path / "limited" / "minmax.cache").read_bytes() == (tmp_path / "free" / "minmax.cache").read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_moments_are_the_same_in_several_passes(settings, tight, monkeypatch, tmp_path, backend):
+    pytest.importorskip(backend)
+    workspace = Workspace(replace(settings, backend=backend, memory=4 << 30), SilentWatcher())
+    names, batches = observed_tensors(workspace.network.index), batches_of(workspace)
+    whole = collect_moments(workspace, batches, names)
+    plan_passes = moments.plan_passes
+
+    def one_each(*given):
+        return plan_passes(*given)[0], [[name] for name in names]
+
+    monkeypatch.setattr(moments, "plan_passes", one_each)
+    found = moments.collect_moments_within(workspace, batches, names, tmp_path)
+    assert list(found) == names
+    assert len(list(tmp_path.iterdir())) == len(names)
+    for name in names:
+        mine, theirs = whole[name], found[name]
+        assert mine.rows == theirs.rows
+        for part in ("low", "high", "mean", "gram", "sample"):
+            assert np.array_equal(getattr(mine, part), getattr(theirs, part)), (name, part)
+
+
+def test_moments_take_as_few_passes_as_fit(settings, monkeypatch):
+    workspace = Workspace(replace(settings, memory=1 << 40), SilentWatcher())
+    names, batches = observed_tensors(workspace.network.index), batches_of(workspace)
+    assert len(moments.plan_passes(workspace, batches, names)[1]) == 1
+    largest = 64 * 64
+    allowed = largest * (moments.ACCUMULATED + moments.REFINED) + 1000
+
+    def plan_pass(_workspace, _batches, _names, kept):
+        if kept > allowed:
+            raise InputError("too small")
+        return stretches.Pass((), 1)
+
+    monkeypatch.setattr(moments, "plan_pass", plan_pass)
+    _, groups = moments.plan_passes(workspace, batches, names)
+    assert [name for group in groups for name in group] == names
+    assert 1 < len(groups) < len(names)
+    allowed = largest
+    with pytest.raises(InputError, match="too small"):
+        moments.plan_passes(workspace, batches, names)
