@@ -2,11 +2,11 @@
 
     python benchmarks/soak.py [--inferences 10000] [--threads 4] [--backends openvino,onnxruntime]
 
-Each backend has a process of its own: the demo's FP32 and INT8 engines with free shapes, shared by several threads, get
-batches of changing sizes and lengths. Resident memory is read every hundred inferences, after free memory was given back
-to the system. The first fifth is warm-up: every shape has been seen by then. What follows has to be flat: the slope of a
-straight line through the readings, taken over all inferences that follow, is at most --allowed MiB, and the mean of the
-last quarter lies at most that much above the first's. Each answer is compared with the first one to the same batch.
+Each backend has a process of its own: the demo's FP32 and INT8 engines with free shapes, shared by several threads,
+get batches of changing sizes and lengths. Resident memory is read every hundred inferences, after free memory was given
+back to the system. The first fifth is warm-up: every shape has been seen by then. What follows has to be flat: a
+straight line through the readings rises by at most --allowed MiB over all inferences that follow, and the mean of the
+last quarter lies at most that much above the first's. Each answer is compared with the first to the same batch.
 
 The GPU's counterpart is benchmarks/gpu/leak.py.
 """

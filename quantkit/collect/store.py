@@ -177,9 +177,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     return HistogramFile(histograms, meta)
 
 
-def read_member(
-    archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None
-) -> Array:
+def read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None) -> Array:
     """One array, whose size is checked before its bytes are unpacked; `shape` None: any 1-D array up to 64 MiB.
 
     The .npy header is read here and not by NumPy, whose parser ends in all kinds of errors on a damaged one.

@@ -252,7 +252,7 @@ def _pad_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], config: 
 
 @contextmanager
 def _failures(path: Path) -> Iterator[None]:
-    """Turns what the library raises, plain Exception, or for a panic of its native code none at all, into ModelError."""
+    """Turns what the library raises (plain Exception, or what is none for a panic of native code) into ModelError."""
     try:
         yield
     except BaseException as error:

@@ -115,9 +115,7 @@ def _refuse_variants(raw: Mapping[str, Any], source: str) -> None:
         raise ModelError(f"{source} describes a decoder; quantkit builds encoders.", "Give an encoder model.")
 
 
-def _count(
-    raw: Mapping[str, Any], key: str, source: str, default: int | None = None, *, largest: int = LARGEST
-) -> int:
+def _count(raw: Mapping[str, Any], key: str, source: str, default: int | None = None, *, largest: int = LARGEST) -> int:
     """A positive whole number of the settings, below `largest`."""
     value = raw.get(key, default)
     if value is None:

@@ -1,9 +1,9 @@
 """Cuts a network into stretches that run one after the other, so that not all of its tensors exist at once.
 
-A cut is made behind a tensor that is all of the sentence that is read later on, and that several nodes read: the fork in
-front of every residual connection. There runtimes fuse nothing across, since the tensor has to exist anyway; a stretch
-therefore computes with the same kernels, and the same bits, as the whole network whose tensors are shown. What depends
-on the attention mask alone is computed again in every stretch.
+A cut is made behind a tensor that is all of the sentence that is read later on, and that several nodes read: the fork
+in front of every residual connection. There runtimes fuse nothing across, since the tensor has to exist anyway; a
+stretch therefore computes with the same kernels, and the same bits, as the whole network whose tensors are shown. What
+depends on the attention mask alone is computed again in every stretch.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Segments:
                 readers.setdefault(name, []).append(i)
         for info in graph.output:
             readers.setdefault(info.name, []).append(len(self._nodes))
-        stream, open_, cuts = {TOKENS}, {TOKENS}, []
+        stream, open_, cuts = {TOKENS}, {TOKENS}, list[tuple[int, str]]()
         for i, node in enumerate(self._nodes):
             if node.op_type not in ("Shape", "Size") and stream.intersection(reads(node)):
                 stream.update(node.output)

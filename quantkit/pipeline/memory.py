@@ -23,8 +23,10 @@ from quantkit.types import Watcher
 if TYPE_CHECKING:
     from quantkit.pipeline.workspace import Workspace
 
-MMAP_THRESHOLD, TRIM_THRESHOLD, LARGE = -3, -1, 1 << 20
-"""Parameters of GNU's mallopt, and the size from which a block is asked of the system alone."""
+MMAP_THRESHOLD, TRIM_THRESHOLD, ARENA_MAX = -3, -1, -8
+"""Parameters of GNU's mallopt."""
+LARGE, HEAPS = 1 << 20, 2
+"""Bytes from which a block is asked of the system alone; heaps that threads share."""
 SLACK = 48 << 20
 """Bytes for what is not estimated: Python objects, buffers of libraries, pieces of the heap that stay in use."""
 LOADING = 2.6
@@ -80,6 +82,7 @@ def give_back_early() -> None:
     with suppress(OSError, AttributeError):
         _libc().mallopt(MMAP_THRESHOLD, LARGE)
         _libc().mallopt(TRIM_THRESHOLD, LARGE)
+        _libc().mallopt(ARENA_MAX, HEAPS)
 
 
 @cache

@@ -1,8 +1,8 @@
 """A pass over the data in a network that is run stretch by stretch, because not all of its tensors fit into memory.
 
-Some batches go through the first stretch, then through the second, and so on; of each batch only the one tensor that the
-next stretch starts from is kept. Every tensor is seen once for every batch, in the order of the batches, with the bits
-that it has when the whole network shows all tensors.
+Some batches go through the first stretch, then through the second, and so on; of each batch only the one tensor that
+the next stretch starts from is kept. Every tensor is seen once for every batch, in the order of the batches, with the
+bits that it has when the whole network shows all tensors.
 """
 
 from __future__ import annotations

@@ -214,7 +214,9 @@ def test_a_refinement_that_was_touched_or_forged_is_refused(
         arrays = dict(archive)
     header = json.loads(arrays.pop("header").tobytes())
 
-    def refused(why: str, kept: dict[str, Any] = arrays, *, right: bool = True, save: Any = np.savez, **odd: Any) -> None:
+    def refused(
+        why: str, kept: dict[str, Any] = arrays, *, right: bool = True, save: Any = np.savez, **odd: Any
+    ) -> None:
         told = header | odd
         if right:
             told["sha256"] = digest_of(told, kept)

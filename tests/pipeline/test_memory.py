@@ -60,7 +60,15 @@ def tight(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("", 0), ("4G", 4 << 30), ("4GiB", 4 << 30), ("4GB", 4 * 10**9), ("1.5 g", 3 << 29), ("900m", 900 << 20), ("7", 7)],
+    [
+        ("", 0),
+        ("4G", 4 << 30),
+        ("4GiB", 4 << 30),
+        ("4GB", 4 * 10**9),
+        ("1.5 g", 3 << 29),
+        ("900m", 900 << 20),
+        ("7", 7),
+    ],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
@@ -80,7 +88,9 @@ def test_sizes_are_shown_for_people():
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize("changes", [{}, {"order_free": True}, {"ignore_padding": True}], ids=lambda c: next(iter(c), ""))
+@pytest.mark.parametrize(
+    "changes", [{}, {"order_free": True}, {"ignore_padding": True}], ids=lambda c: next(iter(c), "")
+)
 def test_histograms_are_the_same_in_stretches(settings, tight, monkeypatch, tmp_path, backend, changes):
     pytest.importorskip(backend)
     wanted = replace(settings, backend=backend, **changes)
@@ -138,7 +148,20 @@ def test_calibration_keeps_a_limit_under_which_it_fails_otherwise(tiny_bert_dir,
     data = tmp_path / "sentences.txt"
     data.write_text("\n".join(made_sentences(1300, seed=5)) + "\n")
     arguments = ["calibrate", str(tiny_bert_dir), "--task", "sst2", "--calib-data", str(data)]
-    arguments += ["--data", str(tiny_glue_dir), "--batch", "1024", "--seq-len", "64", "-n", "1200", "--threads", "1", "-m", "minmax"]
+    arguments += [
+        "--data",
+        str(tiny_glue_dir),
+        "--batch",
+        "1024",
+        "--seq-len",
+        "64",
+        "-n",
+        "1200",
+        "--threads",
+        "1",
+        "-m",
+        "minmax",
+    ]
 
     def calibrated(name: str, limit: int, *more: str) -> subprocess.CompletedProcess[str]:
         given = [*arguments, "--out", str(tmp_path / name), *more]
