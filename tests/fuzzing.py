@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -765,13 +765,20 @@ def checkpoint_seeds() -> list[bytes]:
         return [save_histograms(Path(folder) / "h.npz", kept, meta).read_bytes()]
 
 
+@cache
+def pass_checkpoint() -> Any:
+    """A checkpoint whose path is changed for every input: looking up all versions takes longer than reading it."""
+    from quantkit.pipeline.unfinished import PassCheckpoint
+
+    return PassCheckpoint("key", 1)
+
+
 def read_checkpoint(data: bytes, folder: Path) -> None:
     """The checkpoint of a pass, as it is and with its hash made right."""
     from quantkit.collect import store
     from quantkit.collect.collector import Collector
-    from quantkit.pipeline.unfinished import PassCheckpoint
 
-    checkpoint = PassCheckpoint("key", 1)
+    checkpoint = pass_checkpoint()
     checkpoint.path = put(folder, "h.npz", data)
     checkpoint.resume([Collector(["x"], threads=1)], 5)
     real = store._digest

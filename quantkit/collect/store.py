@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import read_bytes, sha256_array, write_bytes
+from quantkit.files import npz_bytes, read_bytes, sha256_array, write_bytes
 
 FILE_TYPE, FILE_VERSION = "quantkit.histograms", 1
 MEMBERS = ("header", "counts", "numbers", "kinds")
@@ -50,7 +50,6 @@ NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([|<][uif][1248])', 'fortran_order': False, 'shape': \(([\d, ]{1,60})\), \} *\n",
     re.DOTALL,
 )
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
 DAMAGED = (
@@ -94,15 +93,8 @@ def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta:
         text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TableError(f"The meta data of a histogram file must be JSON: {error}.") from error
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue())
-    return write_bytes(Path(path), buffer.getvalue())
+    members = {"header": np.frombuffer(text, np.uint8), **arrays}
+    return write_bytes(Path(path), npz_bytes(members, compressed=True))
 
 
 def load_histograms(path: str | Path) -> HistogramFile:

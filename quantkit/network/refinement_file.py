@@ -14,7 +14,7 @@ import numpy as np
 
 from quantkit.collect.store import DAMAGED, read_member
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import read_bytes, sha256_array, sha256_json, write_bytes
+from quantkit.files import npz_bytes, read_bytes, sha256_array, sha256_json, write_bytes
 from quantkit.network.precision import QuantizedWeight
 from quantkit.network.refinement import Refinement
 from quantkit.tables.table import Entry
@@ -47,10 +47,8 @@ def save_refinement(path: Path, refinement: Refinement, seconds: float) -> Path:
         "edges": [dict(edge) for edge in refinement.edges],
     }
     header[DIGEST] = digest_of(header, arrays)
-    buffer = io.BytesIO()
     arrays[HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    np.savez(buffer, **arrays)
-    return write_bytes(path, buffer.getvalue())
+    return write_bytes(path, npz_bytes(arrays, compressed=False))
 
 
 def load_refinement(path: Path) -> tuple[Refinement, float]:

@@ -16,7 +16,7 @@ from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.data.batches import TokenBatches
 from quantkit.errors import QuantkitError
 from quantkit.evaluate.accuracy import inputs_for
-from quantkit.files import cache_dir, sha256_json
+from quantkit.files import cache_dir, sha256_json, unfinished_name
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import key_of, provenance_of
 from quantkit.pipeline.collection import batches_of, kinds_of
@@ -78,7 +78,8 @@ def refine_within(workspace: Workspace, plan: PrecisionPlan, steps: tuple[str, .
     """The refinement, within the limit of the settings: moments in several passes, kept on disk between."""
     folder = cache_dir() / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="moments-", dir=folder) as place:
+    prefix, ending = unfinished_name("moments")
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=ending, dir=folder) as place:
         moments = collect_moments_within(workspace, batches_of(workspace), names, Path(place))
         return refine_with(workspace, plan, steps, moments)
 
