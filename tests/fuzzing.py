@@ -182,7 +182,7 @@ def odd_scalar(draw: random.Random, field: Any) -> Any:
         if field.type == field.TYPE_BYTES:
             return draw.choice((b"", b"\0", b"x" * 100, b"\xff" * 7))
         return draw.choice(
-            ("", "x", "input_ids", "logits", "../x", "/etc/passwd", "Shape", "Expand", "Range", "a" * 999)
+            ("", "x", "a\0b", "input_ids", "logits", "../x", "/etc/passwd", "Shape", "Expand", "Range", "a" * 999)
         )
     limit = 2**31 if field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_ENUM) else 2**63
     return draw.choice([n for n in NUMBERS if -limit <= n < limit] + [draw.randint(0, 30)])
