@@ -37,7 +37,7 @@ def unfinished_name(name: str) -> tuple[str, str]:
 
 @cache
 def _host() -> str:
-    """This machine and its present run, in eight digits: a process number means nothing anywhere else."""
+    """Eight digits for the machine and its present run: a process number means nothing anywhere else."""
     boot = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
