@@ -182,8 +182,8 @@ def calibrate(workspace: Workspace) -> Calibrated:
         places.remove(kept)
     for path in places:
         if (found := fitting_table(workspace, path, expected)) is not None:
-            save_table(settings, found)
-            return Calibrated(found, summary_of(found, path, 0.0, reused=True))
+            # Named where a run without an interruption names it, too: in --out, wherever it was found.
+            return Calibrated(found, summary_of(found, save_table(settings, found) or path, 0.0, reused=True))
     collected = collect(workspace)
     started = time.perf_counter()
     table = calibrated_table(collected, calibrator)
