@@ -108,9 +108,26 @@ def main() -> None:
         os._exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            if interruption(error):
+                interrupted()
             raise
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+    except Exception as error:
+        if interruption(error):
+            interrupted()
+        raise
+
+
+def interruption(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library made of it on the way out."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def interrupted() -> NoReturn:

@@ -210,6 +210,12 @@ def test_a_record_that_is_not_whole_is_refused_in_one_sentence(record, broken):
         render(Record(record | broken))
 
 
+def test_a_count_without_end_is_refused_in_one_sentence(record):
+    record["engines"][0].update(int8_ops=float("inf"), details={})
+    with pytest.raises(InputError, match=r"record\.json lacks what a record has \(OverflowError"):
+        render(Record(record))
+
+
 def test_the_command_renders_a_stored_record_again(cli, record, tmp_path):
     write_json(tmp_path / "record.json", record)
     code, out, err = cli("report", tmp_path, "--json")
