@@ -29,7 +29,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -248,7 +248,10 @@ def run_step(step: Step, names: dict[str, Any]) -> None:
 
 
 def run_document(
-    document: Path, names: Mapping[str, Any], not_run: Mapping[str, Callable[[str], None]] | None = None
+    document: Path,
+    names: Mapping[str, Any],
+    not_run: Mapping[str, Callable[[str], None]] | None = None,
+    ends: Mapping[str, int] | None = None,
 ) -> int:
     """Runs every command of a document in the current folder; those in `not_run` are checked by what stands there.
 
@@ -256,6 +259,7 @@ def run_document(
         document: a Markdown file.
         names: what its Python blocks take for granted.
         not_run: command -> the check that it gets instead.
+        ends: command -> the code with which it ends, where that is not the one that the document says.
 
     Returns:
         How many commands were run.
@@ -265,6 +269,6 @@ def run_document(
         if check := instead.get(step.command):
             check(step.command)
         else:
-            run_step(step, shared)
+            run_step(replace(step, exit=(ends or {}).get(step.command, step.exit)), shared)
             count += 1
     return count

@@ -108,6 +108,9 @@ NOT_RUN: dict[str, dict[str, NotRun]] = {
         "peers/bin/python benchmarks/calibration.py": NotRun(MINUTES, program),
         "peers/bin/python benchmarks/memory.py --plot docs/img/calibration-memory.png": NotRun(MINUTES, program),
     },
+    "calib_data/README.md": {
+        "pip install --no-deps -r calib_data/requirements-demo.txt": NotRun(NETWORK, installs),
+    },
     "interruption.md": {
         "python tests/pipeline/kills.py MODEL DATA FOLDER --points 100": NotRun(
             "takes minutes; tests/pipeline/test_interruption.py runs 10 jobs of it", program

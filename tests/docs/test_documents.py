@@ -48,7 +48,7 @@ def test_the_commands_of_a_document_run(name, tmp_path):
         if name in PREPARE:
             PREPARE[name](place)
         exceptions = {command: entry.check for command, entry in NOT_RUN.get(name, {}).items()}
-        count = run_document(DOCUMENTS[name], place.names, exceptions)
+        count = run_document(DOCUMENTS[name], place.names, exceptions, place.ends)
     assert count + len(exceptions) == len(steps(DOCUMENTS[name]))
 
 
