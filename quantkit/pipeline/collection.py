@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from quantkit.calibrate.base import check_histogram
+from quantkit.collect.binning import MAX_FLOAT
 from quantkit.collect.collector import Collector
 from quantkit.collect.histogram import MASK_LOGITS, Histogram
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
-from quantkit.errors import CalibrationError
 from quantkit.evaluate.accuracy import inputs_for
 from quantkit.pipeline.settings import threads_of
 from quantkit.pipeline.workspace import Workspace
@@ -72,10 +73,13 @@ def collect_snapshots(
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
-    threads, masked, total = threads_of(workspace.settings), kinds_of(workspace).masked, len(batches)
+    from quantkit.network.kinds import MASK, MASKED_LOGITS
+
+    threads, kinds, total = threads_of(workspace.settings), kinds_of(workspace), len(batches)
+    hiding = {name for name, kind in kinds.kinds.items() if kind in (MASK, MASKED_LOGITS)}
     snapshots: dict[int, dict[str, Histogram]] = {}
     with ExitStack() as stack, workspace.watcher.stage(title) as progress:
-        collectors = [stack.enter_context(collector) for collector in collectors_for(workspace, masked)]
+        collectors = [stack.enter_context(collector) for collector in collectors_for(workspace, kinds.masked)]
         names = [name for collector in collectors for name in collector.collected]
         seen = checkpoint.resume(collectors, total) if checkpoint is not None else 0
         for shape, feeds in groupby(islice(batches, seen, None), key=lambda feed: feed["input_ids"].shape):
@@ -87,10 +91,10 @@ def collect_snapshots(
                     seen += 1
                     progress(seen, total)
                     if seen in at and seen < total:
-                        snapshots[seen] = snapshot(workspace.network.activations(), collectors, masked)
+                        snapshots[seen] = snapshot(workspace.network.activations(), collectors, hiding)
                     if checkpoint is not None:
                         checkpoint.offer(collectors, seen)
-        snapshots[total] = snapshot(workspace.network.activations(), collectors, masked)
+        snapshots[total] = snapshot(workspace.network.activations(), collectors, hiding)
     return snapshots
 
 
@@ -118,18 +122,19 @@ def collectors_for(workspace: Workspace, masked: Collection[str]) -> list[Collec
     ]
 
 
-def snapshot(names: Sequence[str], collectors: Sequence[Collector], masked: Collection[str]) -> dict[str, Histogram]:
+def snapshot(names: Sequence[str], collectors: Sequence[Collector], hiding: Collection[str]) -> dict[str, Histogram]:
     """What the collectors have counted so far, in the order of `names`.
+
+    Infinities in the tensors of `hiding`, attention masks and masked logits, are the mask's -inf: no range holds them,
+    and they say nothing about one. They are in no bin; here they become mask logits that were set apart.
 
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
     found = {name: histogram for collector in collectors for name, histogram in collector.histograms().items()}
     for name in names:
-        if found[name].inf_count and name in masked:
-            raise CalibrationError(
-                f"The attention mask puts {found[name].inf_count} infinities into {name!r}, which have no range.",
-                "Collect with --order-free, which sets mask logits apart.",
-            )
+        one = found[name]
+        if one.inf_count and name in hiding and one.mask_logits is None and one.minimum > -MAX_FLOAT:
+            found[name] = replace(one, inf_count=0, masked_count=one.inf_count, mask_logits=-MAX_FLOAT)
         check_histogram(found[name], name)
     return {name: found[name] for name in names}

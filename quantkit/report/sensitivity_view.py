@@ -67,7 +67,9 @@ def search_view(search: JSON | None) -> dict[str, Any] | None:
     ]
     if not plans:
         return None
-    where = f" on {rows['rows']:,} train rows" if isinstance(rows, Mapping) and isinstance(rows.get("rows"), int) else ""
+    where = (
+        f" on {rows['rows']:,} train rows" if isinstance(rows, Mapping) and isinstance(rows.get("rows"), int) else ""
+    )
     return {
         "goal": goal_text(goal, where),
         "plans": plans,

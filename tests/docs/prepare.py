@@ -116,18 +116,17 @@ def stand_in_for_hub(place: Place, model: Path) -> None:
     place.instead(model_hub, "fetch_model", lambda name: model)
 
 
-def stand_in_for_gpu(place: Place) -> None:
-    """TensorRT 8.6 on an H100 whose engines answer zeros; nvcc, which makes a library that registers plugins.
-
-    tests/backends/trt has engines that compute.
-    """
+def stand_in_for_gpu(place: Place, idle: bool) -> None:
+    """TensorRT 8.6 on an H100, with nvcc, which makes a library that registers plugins; idle engines answer zeros."""
     if shutil.which("gcc") is None:
         pytest.skip("there is no gcc to make the stand-in's library with")
     place.stack.enter_context(fake_tensorrt())
     place.stack.enter_context(no_plugins_loaded())
     library = stub_library(place.folder / ".bin")
     nvcc(place.folder / ".cuda", f'while [ "$1" != -o ]; do shift; done; cp "{library}" "$2"')
-    place.stack.enter_context(mock.patch.dict(os.environ, {"CUDA_HOME": str(place.folder / ".cuda"), "FAKE_IDLE": "1"}))
+    place.stack.enter_context(
+        mock.patch.dict(os.environ, {"CUDA_HOME": str(place.folder / ".cuda"), "FAKE_IDLE": "1" * idle})
+    )
 
 
 def stand_in_for_clock(place: Place) -> None:
@@ -186,7 +185,7 @@ def calibration_methods(place: Place) -> None:
         assert code == 0, said
     draw = np.random.default_rng(0)
     place.names["histograms"] = dict.fromkeys(
-        ("probs", "masked", "scores"), Histogram.empty().updated(draw.standard_normal(4096))
+        ("probs", "masked", "scores"), Histogram.empty().updated(draw.standard_normal(4096).astype(np.float32))
     )
 
 
@@ -204,14 +203,14 @@ def gpu_performance(place: Place) -> None:
     headers(place.folder / "TensorRT" / "include", 8, 6)
     calibrated(model, data, place.folder / ".tables", "--method", "mse")
     shutil.copy(".tables/mse.json", "TABLE.json")
-    stand_in_for_gpu(place)
+    stand_in_for_gpu(place, idle=True)
 
 
 def tensorrt(place: Place) -> None:
     """A stand-in GPU, a BERT, rows, and an engine that was built here."""
     model = place.bert("MODEL")
     data = place.glue("glue")
-    stand_in_for_gpu(place)
+    stand_in_for_gpu(place, idle=False)
     words = ["quantkit", "build", "MODEL", "--task", "sst2", "--data", str(data), "--backend", "tensorrt"]
     code, said = call_here([*words, "-p", "fp16", "--out", ".built"])
     assert code == 0, said
@@ -277,7 +276,7 @@ def tutorial(place: Place) -> None:
         lines = ["review,sentiment", *(row.replace("\t", ",") for row in rows)]
         Path(f"{split}.csv").write_text("\n".join(lines) + "\n")
     stand_in_for_hub(place, model)
-    stand_in_for_gpu(place)
+    stand_in_for_gpu(place, idle=True)
 
 
 PREPARE: dict[str, Callable[[Place], None]] = {

@@ -186,7 +186,14 @@ def test_sensitivity_and_the_plans_of_a_search_are_shown(record):
     alone = {"drop": 0.3, "drop_stderr": 0.15, "sqnr_db": 18.4, "failed": ""}
     units = [
         {"name": "layer1.qkv", "layer": 1, "group": "qkv", "rank": 2, "group_ms": 0.5, "alone": alone},
-        {"name": "layer0.ffn", "layer": 0, "group": "ffn", "rank": 1, "group_ms": 0.7, "alone": alone | {"failed": "does not build"}},
+        {
+            "name": "layer0.ffn",
+            "layer": 0,
+            "group": "ffn",
+            "rank": 1,
+            "group_ms": 0.7,
+            "alone": alone | {"failed": "does not build"},
+        },
     ]
     chosen = {"plan": {"mode": "gemm"}, "kept_in_float": ["layer0.ffn"], "ms": 3.0, "speedup": 2.4, "judged": alone}
     dear = {**chosen, "judged": alone | {"drop": 0.45}}
