@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from quantkit.calibrate.base import check_histogram
+from quantkit.collect.binning import MAX_FLOAT
 from quantkit.collect.collector import Collector
 from quantkit.collect.histogram import MASK_LOGITS, Histogram, Mode
 from quantkit.data.batches import TokenBatches
 from quantkit.data.tokenize import encode
-from quantkit.errors import CalibrationError
 from quantkit.evaluate.accuracy import inputs_for
 from quantkit.pipeline.settings import threads_of
 from quantkit.pipeline.stretches import by_segment, plan_pass, run_pass
@@ -40,6 +41,13 @@ def kinds_of(workspace: Workspace) -> TensorKinds:
     from quantkit.network.kinds import classify
 
     return classify(workspace.network.index)
+
+
+def hiding_of(workspace: Workspace) -> frozenset[str]:
+    """Tensors whose infinities are the attention mask's."""
+    from quantkit.network.kinds import MASK, MASKED_LOGITS
+
+    return frozenset(name for name, kind in kinds_of(workspace).kinds.items() if kind in (MASK, MASKED_LOGITS))
 
 
 def collect_batches(
@@ -77,7 +85,7 @@ def collect_snapshots(
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
-    masked, total = kinds_of(workspace).masked, len(batches)
+    masked, hiding, total = kinds_of(workspace).masked, hiding_of(workspace), len(batches)
     snapshots: dict[int, dict[str, Histogram]] = {}
     with ExitStack() as stack, workspace.watcher.stage(title) as progress:
         whole = [stack.enter_context(collector) for collector in workspace_collectors(workspace, masked)]
@@ -104,10 +112,10 @@ def collect_snapshots(
         for done in passes:
             progress(done, total)
             if done in at and done < total:
-                snapshots[done] = snapshot(workspace.network.activations(), collectors, masked)
+                snapshots[done] = snapshot(workspace.network.activations(), collectors, hiding)
             if checkpoint is not None:
                 checkpoint.offer(collectors, done)
-        snapshots[total] = snapshot(workspace.network.activations(), collectors, masked)
+        snapshots[total] = snapshot(workspace.network.activations(), collectors, hiding)
     return snapshots
 
 
@@ -171,18 +179,19 @@ def collectors_for(
     ]
 
 
-def snapshot(names: Sequence[str], collectors: Sequence[Collector], masked: Collection[str]) -> dict[str, Histogram]:
+def snapshot(names: Sequence[str], collectors: Sequence[Collector], hiding: Collection[str]) -> dict[str, Histogram]:
     """What the collectors have counted so far, in the order of `names`.
+
+    Infinities in the tensors of `hiding`, attention masks and masked logits, are the mask's -inf: no range holds them,
+    and they say nothing about one. They are in no bin; here they become mask logits that were set apart.
 
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
     found = {name: histogram for collector in collectors for name, histogram in collector.histograms().items()}
     for name in names:
-        if found[name].inf_count and name in masked:
-            raise CalibrationError(
-                f"The attention mask puts {found[name].inf_count} infinities into {name!r}, which have no range.",
-                "Collect with --order-free, which sets mask logits apart.",
-            )
+        one = found[name]
+        if one.inf_count and name in hiding and one.mask_logits is None and one.minimum > -MAX_FLOAT:
+            found[name] = replace(one, inf_count=0, masked_count=one.inf_count, mask_logits=-MAX_FLOAT)
         check_histogram(found[name], name)
     return {name: found[name] for name in names}

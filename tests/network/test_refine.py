@@ -265,6 +265,13 @@ def test_the_error_of_a_range_is_measured_at_the_outputs(symmetric: bool, output
     assert np.isclose(error.of_range(-1.0, 2.0), expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_an_input_that_was_zero_throughout_has_no_error(symmetric: bool) -> None:
+    error = OutputError(np.zeros((6, 4), np.float32), [np.ones((4, 3), np.float32)], symmetric)
+    assert error.of_range(0.0, 0.0) == 0.0
+    assert error.best_range(0.0, 0.0) == (0.0, 0.0)
+
+
 def test_a_channel_that_no_weight_reads_does_not_widen_the_range() -> None:
     draw = np.random.default_rng(3)
     rows = draw.normal(size=(200, 16)).astype(np.float32)
