@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quantkit import __version__
 from quantkit.cli import (
     audit,
     bench,
@@ -49,9 +50,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Prints the version and ends, when asked for it."""
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"quantkit {version('quantkit')}")
+        typer.echo(f"quantkit {__version__}")
         raise typer.Exit
 
 

