@@ -34,7 +34,7 @@ ORDERS = Annotated[
 
 
 @takes(
-    *(*MODEL_AND_DATA, "methods", *RANGES, "backend", "threads", *SHARED, "out"),
+    *(*MODEL_AND_DATA, "methods", *RANGES, "backend", "threads", "memory", *SHARED, "out"),
     histograms=(FROM, None),
     study=(STUDY, False),
     orders=(ORDERS, None),

@@ -21,6 +21,7 @@ from quantkit.pipeline.settings import Settings
     *PLAN,
     *ENGINE,
     "threads",
+    "memory",
     *SHARED,
     "out",
 )

@@ -8,7 +8,7 @@ from quantkit.pipeline.settings import Settings
 
 @takes(
     *(*MODEL_AND_DATA, "limit", "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, "threads"),
-    *(*SHARED, "out"),
+    *("memory", *SHARED, "out"),
 )
 def evaluate(settings: Settings, output: Output) -> None:
     """Evaluate each precision on the task, without timing it."""

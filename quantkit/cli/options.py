@@ -16,6 +16,7 @@ import typer
 
 from quantkit.errors import InputError
 from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
+from quantkit.pipeline.sizes import parse_size
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
 TENSORRT = "TensorRT only"
@@ -114,6 +115,12 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "shapes": (str, ("--shapes",), "Dynamic shapes, min:opt:max, for example 1x8:16x64:32x128.", TENSORRT),
     "packed": (bool, ("--packed/--padded",), "Pack sentences without padding (--network plugins).", TENSORRT),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
+    "memory": (
+        str,
+        ("--memory",),
+        "Memory that the process may take, for example 4G or 900M; tensors are then collected a part at a time.",
+        ENGINES,
+    ),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
     "workers": (int, ("--workers",), "Processes on this machine that share calibration and evaluation.", SHARING),
     "scheduler": (str, ("--scheduler",), "Address of a Dask scheduler whose workers share them.", SHARING),
@@ -149,7 +156,7 @@ ENGINE = ("network", "ranges", "shapes", "packed", "cuda_graphs")
 SHARED = ("workers", "scheduler")
 MAKING = (
     *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),
-    *("threads", *SHARED, "out", "tensorrt_model"),
+    *("threads", "memory", *SHARED, "out", "tensorrt_model"),
 )
 """Options of the commands that write the models."""
 
@@ -219,6 +226,8 @@ def default(name: str) -> Any:
         return None
     if name in SEVERAL:
         return SEVERAL[name]
+    if name == "memory":
+        return ""
     field = next(f for f in fields(Settings) if f.name == name)
     value: Any = field.default_factory() if field.default_factory is not MISSING else field.default
     if name == "precisions":
@@ -235,6 +244,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
     if "methods" in values:
         chosen["methods"] = split_names(values["methods"], "method")
     chosen["engine"] = {name: values[name] for name in ENGINE if values.get(name) is not None}
+    chosen["memory"] = parse_size(values.get("memory") or "")
     if "text_columns" in chosen:
         chosen["text_columns"] = tuple(chosen["text_columns"] or ())
     return Settings(parameters=given, **chosen)

@@ -15,6 +15,7 @@ SEARCH = (
     "backend",
     *ENGINE,
     "threads",
+    "memory",
     *SHARED,
     "out",
 )

@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import read_bytes, sha256_array, write_bytes
+from quantkit.files import npz_bytes, read_bytes, sha256_array, write_bytes
 
 FILE_TYPE, FILE_VERSION = "quantkit.histograms", 1
 MEMBERS = ("header", "counts", "numbers", "kinds")
@@ -50,11 +50,13 @@ NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([|<][uif][1248])', 'fortran_order': False, 'shape': \(([\d, ]{1,60})\), \} *\n",
     re.DOTALL,
 )
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, KeyError, RuntimeError)
-_FORGED = (TypeError, ArithmeticError)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, LookupError, RuntimeError),
+    *(TypeError, ArithmeticError, AttributeError),
+)
+"""What comes of an archive that is damaged, or forged, while its members are read."""
 Array = npt.NDArray[Any]
 
 
@@ -81,15 +83,8 @@ def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta:
         text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TableError(f"The meta data of a histogram file must be JSON: {error}.") from error
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue())
-    return write_bytes(Path(path), buffer.getvalue())
+    members = {"header": np.frombuffer(text, np.uint8), **arrays}
+    return write_bytes(Path(path), npz_bytes(members, compressed=True))
 
 
 def pack(histograms: Mapping[str, Histogram]) -> dict[str, Any]:
@@ -139,7 +134,7 @@ def load_histograms(path: str | Path) -> HistogramFile:
         raise TableError(f"{path} cannot be used: {error.message}", hint) from error
     except QuantkitError as error:
         raise TableError(f"{path} holds an impossible histogram: {error.message}", hint) from error
-    except (*_DAMAGED, *_FORGED) as error:
+    except DAMAGED as error:
         raise TableError(f"{path} is no histogram file, or a damaged one ({error}).", hint) from error
 
 
@@ -162,7 +157,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     """The checked content of an open archive."""
     if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in MEMBERS):
         raise TableError(f"its members are not {', '.join(MEMBERS)}.")
-    header = json.loads(_read_member(archive, "header", ("|u1",), None).tobytes())
+    header = json.loads(read_member(archive, "header", ("|u1",), None).tobytes())
     if not isinstance(header, dict) or header.get("_type") != FILE_TYPE:
         raise TableError(f"its type is not {FILE_TYPE!r}.")
     if header.get("_version") != FILE_VERSION:
@@ -174,9 +169,9 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     if len(names) > MAX_TENSORS or len(set(names)) != len(names):
         raise TableError(f"it names {len(names)} tensors, more than {MAX_TENSORS} or some of them twice.")
     arrays = {
-        "counts": _read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
-        "numbers": _read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
-        "kinds": _read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
+        "counts": read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
+        "numbers": read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
+        "kinds": read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
     }
     if _digest(header, arrays) != header.get("sha256"):
         raise TableError("its SHA-256 does not fit its content.")
@@ -186,7 +181,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     return HistogramFile(histograms, meta)
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, int] | None) -> Array:
+def read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None) -> Array:
     """One array, whose size is checked before its bytes are unpacked; `shape` None: any 1-D array up to 64 MiB.
 
     The .npy header is read here and not by NumPy, whose parser ends in all kinds of errors on a damaged one.

@@ -104,7 +104,7 @@ class Placer(ABC):
         if self.asked and all(entry is None for entry in self.asked.values()):
             raise TableError(
                 f"The table has none of the {len(self.asked)} tensors to quantize, such as {next(iter(self.asked))}.",
-                "It is the table of another model: calibrate this one.",
+                "It is the table of another model or export: calibrate this one, or see quantkit table rename.",
             )
         order = {node.name: i for i, node in enumerate(self.index.graph.node)}
         self.placement.quantized.sort(key=order.__getitem__)

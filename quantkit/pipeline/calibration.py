@@ -17,6 +17,7 @@ from quantkit.errors import InputError, QuantkitError, TableError
 from quantkit.files import cache_dir, read_bytes, sha256_file, sha256_json, write_text
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
 from quantkit.pipeline.locks import alone_in, exclusive
+from quantkit.pipeline.memory import tell_peak
 from quantkit.pipeline.settings import Settings, answering_threads, threads_of
 from quantkit.pipeline.sharing import cluster_for, collect_shared
 from quantkit.pipeline.tables import parameters_of, table_from
@@ -202,8 +203,8 @@ def calibrate(workspace: Workspace) -> Calibrated:
         places.remove(kept)
     for path in places:
         if (found := fitting_table(workspace, path, expected)) is not None:
-            save_table(settings, found)
-            return Calibrated(found, summary_of(found, path, 0.0, reused=True))
+            # Named where a run without an interruption names it, too: in --out, wherever it was found.
+            return Calibrated(found, summary_of(found, save_table(settings, found) or path, 0.0, reused=True))
     collected = collect(workspace)
     started = time.perf_counter()
     table = calibrated_table(collected, calibrator)
@@ -304,6 +305,7 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     with alone_in(folder, watcher), cluster_for(settings) as workers:
         workspace = Workspace(settings, watcher, workers)
         collected = collect(workspace)
+        tell_peak(settings.memory, watcher)
         return {
             "out": str(folder),
             "histograms": str(collected.save(folder / "histograms.npz")),

@@ -23,6 +23,7 @@ from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
 from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.manifest import adapter_sha256, dependencies, threads_json
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.settings import Settings
 from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.workspace import Workspace
@@ -122,6 +123,7 @@ def settings_for(settings: Settings, task: str, backend: str) -> Settings:
 def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
     """All cells of a task; `step` is called after each."""
     shared = task_data(made, task)
+    check_engines(shared.workspace, 2)  # FP32's and a cell's, which are timed in turn
     made.sources[task] = source_of(shared)
     for backend in made.backends:
         workspace = shared.workspace.on(settings_for(made.settings, task, backend))

@@ -26,6 +26,7 @@ from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.locks import alone_in
 from quantkit.pipeline.manifest import answers, labels_sha256, manifest
+from quantkit.pipeline.memory import check_engines, tell_peak
 from quantkit.pipeline.settings import Settings, threads_of
 from quantkit.pipeline.shared_engines import SharedEngines
 from quantkit.pipeline.sharing import cluster_for
@@ -110,6 +111,7 @@ def run_stages(workspace: Workspace, *, metrics: bool, latency: bool) -> Record:
     """`run_settings`, while no other process writes to the same --out."""
     settings, watcher = workspace.settings, workspace.watcher
     check_early(workspace)
+    check_engines(workspace, len(settings.precisions) if latency else 1)
     evaluation = evaluation_batches(workspace)
     calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
     if calibrated is not None and metrics and latency and settings.out is not None:
@@ -120,22 +122,36 @@ def run_stages(workspace: Workspace, *, metrics: bool, latency: bool) -> Record:
     trials = [Trial(precision, keep_float=not (metrics or latency)) for precision in settings.precisions]
     try:
         name = JOBS[metrics, latency]
-        compile_all(workspace, trials, calibrated)
-        save(workspace, trials, calibrated, evaluation, name)
-        if metrics:
-            evaluate_all(workspace, trials, evaluation)
+        for group in together(settings, trials, latency):
+            compile_all(workspace, group, calibrated)
             save(workspace, trials, calibrated, evaluation, name)
+            if metrics:
+                evaluate_all(workspace, group, evaluation)
+                save(workspace, trials, calibrated, evaluation, name)
+            if len(group) < len(trials):
+                close(group)
         if latency:
             time_all(workspace, trials, evaluation)
         record = save(workspace, trials, calibrated, evaluation, name)
         if metrics and latency and settings.out is not None:
             report(settings.out, watcher)
         forget(trials)
+        tell_peak(settings.memory, watcher)
         return record
     finally:
-        for trial in trials:
-            if trial.engine is not None:
-                trial.engine.close()
+        close(trials)
+
+
+def together(settings: Settings, trials: Sequence[Trial], latency: bool) -> list[Sequence[Trial]]:
+    """Engines that exist at the same time: all, because they are timed in turn; one where memory is limited."""
+    return [[trial] for trial in trials] if settings.memory and not latency else [trials]
+
+
+def close(trials: Sequence[Trial]) -> None:
+    """Frees the engines; what they are stays known."""
+    for trial in trials:
+        if trial.engine is not None:
+            trial.engine.close()
 
 
 def forget(trials: Sequence[Trial]) -> None:

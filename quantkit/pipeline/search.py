@@ -22,6 +22,7 @@ from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
 from quantkit.pipeline.manifest import labels_sha256, manifest
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.run import LATENCY_BATCHES, calibrate_and_refine, check_early, plan_of
 from quantkit.pipeline.settings import Settings, answering_threads, threads_of
 from quantkit.pipeline.shared_engines import SharedEngines
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 SENSITIVITY_ROWS = 512
 """Rows that rank the units; noise needs fewer than the metric."""
+
+TIMED = 5
+"""Engines that a search times in turn: FP32 and four placements."""
 
 
 @dataclass
@@ -94,6 +98,7 @@ def prepare(settings: Settings, watcher: Watcher, cluster: Cluster | None = None
             f"With these settings {settings.backend} places INT8 itself, so there is no plan to search.",
             "Use --backend openvino, or --ranges qdq.",
         )
+    check_engines(workspace, TIMED)
     calibrated = calibrate_and_refine(workspace)
     rows = workspace.tuning
     if rows.labels is None:

@@ -15,7 +15,7 @@ DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
 LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1}
-LEAST |= dict.fromkeys(("limit", "seed", "threads", "workers"), 0)
+LEAST |= dict.fromkeys(("limit", "seed", "threads", "workers", "memory"), 0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Settings:
         tune_rows: train rows, apart from the calibration sample, that decide a search.
         tensorrt_model: also write the INT8 model in the form that TensorRT's parser takes.
         table: a calibration table to use instead of calibrating; None means calibrate or reuse.
+        memory: bytes of resident memory that the process may take; 0 means no limit.
         force: use `table` even when its provenance does not fit.
         out: folder for results; None writes none.
         engine: options of the backend alone, by name; see its `configured`.
@@ -96,6 +97,7 @@ class Settings:
     refine: str = ""
     table: Path | None = None
     force: bool = False
+    memory: int = 0
     out: Path | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from quantkit.collect.store import unpack
 from quantkit.data.batches import TokenBatches
 from quantkit.distributed.cluster import PACKAGES, Cluster, value_of
 from quantkit.errors import InputError
-from quantkit.pipeline.collection import kinds_of, snapshot, workspace_collectors
+from quantkit.pipeline.collection import hiding_of, kinds_of, snapshot, workspace_collectors
 from quantkit.pipeline.settings import Settings, answering_threads
 from quantkit.pipeline.shards import NETWORK, collect_shard, cut, shard_size
 from quantkit.pipeline.unfinished import ShardCheckpoint
@@ -84,7 +84,7 @@ def collect_shared(
     collectors = workspace_collectors(workspace, masked)
     for collector in collectors:
         collector.resume(merged, total)
-    return snapshot(workspace.network.activations(), collectors, masked)
+    return snapshot(workspace.network.activations(), collectors, hiding_of(workspace))
 
 
 def network_keys(workspace: Workspace, cluster: Cluster) -> dict[str, str]:

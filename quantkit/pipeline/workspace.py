@@ -110,6 +110,11 @@ class Workspace:
         """
         from quantkit.network.model import load_model
 
+        if self.settings.memory:
+            from quantkit.pipeline.memory import LOADING, check_room, give_back_early
+
+            give_back_early()
+            check_room(self.settings.memory, LOADING * model_bytes(self.model_path), "Loading the model")
         network = load_model(self.model_path, self.adapter_path)
         expected = self.task.num_labels
         if network.num_labels not in (0, expected):
@@ -195,3 +200,9 @@ class Workspace:
                 text_columns=settings.text_columns or None,
                 label_column=settings.label_column or None,
             )
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes of a model's files: of an ONNX file, or of all weights in a folder."""
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from quantkit import __version__
 from quantkit.errors import InputError
 from quantkit.files import read_bytes, write_json
 
@@ -27,8 +28,8 @@ PACKAGES = ("numpy", "scipy", "numba", "onnx", "openvino", "onnxruntime", "trans
 
 def versions() -> dict[str, str]:
     """Installed version of quantkit and of every package that can change a figure."""
-    found = {"python": platform.python_version()}
-    for name in ("quantkit", *PACKAGES):
+    found = {"python": platform.python_version(), "quantkit": __version__}
+    for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
