@@ -27,7 +27,7 @@ def test_the_demo_runs_int8_and_keeps_its_accuracy(cli, tmp_path):
         **{"name": "rotten_tomatoes", "examples": 160, "batch": 16, "seq_len": 64},
     }
     assert rows["fp32"]["compute"] == "f32"
-    assert rows["int8"]["int8_ops"] == 36
+    assert rows["int8"]["int8_ops"] == 48
     assert rows["fp32"]["metrics"]["accuracy"]["value"] > 0.78
     assert abs(rows["int8"]["metrics"]["accuracy"]["value"] - rows["fp32"]["metrics"]["accuracy"]["value"]) < 0.04
     assert rows["int8"]["against_fp32"]["agreement"] > 0.95
