@@ -14,7 +14,7 @@ FAKES = Path(__file__).resolve().parent / "backends" / "trt" / "fakes"
 NAMES = ("tensorrt", "pycuda", "fakes_version")
 
 STUB = """
-int quantkit_size(int which) { int sizes[] = {80, 72, 96, 120, 56}; return sizes[which]; }
+int quantkit_size(int which) { int sizes[] = {80, 80, 96, 120, 56}; return sizes[which]; }
 int quantkit_register(void) { return 0; }
 int quantkit_linear_tiles(void) { return 2; }
 void quantkit_linear_tile(int tile, int* shape) { shape[0] = 64 << tile, shape[1] = 128, shape[2] = 0, shape[3] = 1; }

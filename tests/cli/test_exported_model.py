@@ -118,6 +118,7 @@ def test_the_readme_says_what_can_run_where(folders, tmp_path):
     assert "cannot run there" in symmetric
     record = json.loads((folders["symmetric"] / "record.json").read_text())
     record["plan"]["mode"] = "gemm"
+    (tmp_path / "int8.onnx").write_bytes(b"a model")
     without_products = write_readme(record, tmp_path).read_text()
     assert "`--tensorrt-model` writes" in without_products
     assert "cannot run there" not in without_products
