@@ -506,20 +506,26 @@ def read_table(data: bytes, _folder: Path, kind: str) -> None:
 def read_histograms(data: bytes, folder: Path) -> None:
     """A histogram file as it is, and with its own hash made right, so that what lies behind that check is met too."""
     from quantkit.collect import store
-    from quantkit.errors import QuantkitError
 
     path = put(folder, "h.npz", data)
-    real = store._digest
+    with_hash_made_right(store, "_digest", lambda: store.load_histograms(path))
+
+
+def with_hash_made_right(module: Any, digest: str, load: Callable[[], Any]) -> None:
+    """Loads a file; where it is refused, once more with its own hash taken for right."""
+    from quantkit.errors import QuantkitError
+
     try:
-        store.load_histograms(path)
+        load()
         return
     except QuantkitError:
         pass
+    real = getattr(module, digest)
     try:
-        store._digest = lambda header, _: header.get("sha256")
-        store.load_histograms(path)
+        setattr(module, digest, lambda header, _: header.get("sha256"))
+        load()
     finally:
-        store._digest = real
+        setattr(module, digest, real)
 
 
 def read_trt_histograms(data: bytes, _folder: Path) -> None:
@@ -735,21 +741,10 @@ def refinement_seeds() -> list[bytes]:
 
 def read_refinement(data: bytes, folder: Path) -> None:
     """A refinement as it is, and with its own hash made right."""
-    from quantkit.errors import QuantkitError
     from quantkit.network import refinement_file
 
     path = put(folder, "r.npz", data)
-    real = refinement_file.digest_of
-    try:
-        refinement_file.load_refinement(path)
-        return
-    except QuantkitError:
-        pass
-    try:
-        refinement_file.digest_of = lambda header, _: header.get("sha256")
-        refinement_file.load_refinement(path)
-    finally:
-        refinement_file.digest_of = real
+    with_hash_made_right(refinement_file, "digest_of", lambda: refinement_file.load_refinement(path))
 
 
 def checkpoint_seeds() -> list[bytes]:

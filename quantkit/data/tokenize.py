@@ -9,7 +9,6 @@ because transformers then imports it. The ids are the same (a test compares them
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantkit.environment import variable
 from quantkit.errors import InputError, ModelError
 from quantkit.types import Array
 
@@ -266,15 +266,6 @@ def _failures(path: Path) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers from writing advice to the terminal (that torch is missing, for one) while it is imported."""
-    name = "TRANSFORMERS_VERBOSITY"
-    before = os.environ.get(name)
-    os.environ[name] = "error"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    with variable("TRANSFORMERS_VERBOSITY", "error"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

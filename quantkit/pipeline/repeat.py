@@ -7,14 +7,13 @@ accuracy. Times are told and decide nothing.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quantkit.environment import variable
 from quantkit.errors import InputError
 from quantkit.files import check_writable, read_bytes, write_json
 from quantkit.pipeline.collection import batches_of
@@ -91,7 +90,8 @@ def repeat(path: Path, out: Path, given: Mapping[str, Any], watcher: Watcher, *,
     settings = replace(settings_of(before, str(place), given), out=out)
     check_writable(out)
     notes = [*setting_notes(before, given), *changed_around(before)]
-    with own_cache(out / CACHE):
+    # What is repeated is computed again: nothing of earlier jobs is found.
+    with variable("QUANTKIT_CACHE", str((out / CACHE).resolve())):
         wrong = changed_inputs(before, settings, watcher)
         if wrong and not anyway:
             raise InputError(f"It cannot be the same again: {'; '.join(wrong)}.", "Name the right files, or --anyway.")
@@ -242,20 +242,6 @@ def run_again(record: Mapping[str, Any], settings: Settings, watcher: Watcher) -
     if job == "sensitivity":
         return run_sensitivity(settings, watcher)
     return run_settings(settings, watcher, metrics=job in ("run", "eval"), latency=job in ("run", "bench")).data
-
-
-@contextmanager
-def own_cache(folder: Path) -> Iterator[None]:
-    """A block that finds nothing of earlier jobs: what is repeated is computed again."""
-    name, before = "QUANTKIT_CACHE", os.environ.get("QUANTKIT_CACHE")
-    os.environ[name] = str(folder.resolve())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def compared(before: Facts, after: Facts, *, common: bool = False) -> list[dict[str, Any]]:

@@ -73,19 +73,44 @@ class Pace:
         self._cost = self._last - started
 
 
-class PassCheckpoint:
-    """A collecting pass on disk.
+class _Checkpoint:
+    """What a collecting pass leaves on disk.
 
     Args:
         key: hash of everything that decides the pass; see `calibration.key_of`.
         threads: with how many the model runs; its rounding may depend on it.
     """
 
+    suffix = ""
+
     def __init__(self, key: str, threads: int) -> None:
-        self.path = folder() / f"{key}.npz"
+        self.path = folder() / f"{key}{self.suffix}.npz"
         self.seconds = 0.0
         self._setup = {"threads": threads, "versions": versions()}
         self._pace, self._begun = Pace(), time.perf_counter()
+
+    def _fitting(self, setup: dict[str, Any]) -> HistogramFile | None:
+        """The checkpoint, when there is one of this setup and it is whole."""
+        try:
+            stored = load_histograms(self.path) if self.path.is_file() else None
+        except QuantkitError:
+            return None
+        if stored is None or stored.meta.get("setup") != setup:
+            return None
+        return stored if isinstance(stored.meta.get("seconds"), int | float) else None
+
+    def _write(self, state: Mapping[str, Histogram], meta: dict[str, Any], started: float) -> None:
+        """Writes histograms and what is to be known of them; `started` is when that was begun."""
+        save_histograms(self.path, state, {"seconds": self.seconds + started - self._begun} | meta)
+        self._pace.written(started)
+
+    def discard(self) -> None:
+        """Deletes the checkpoint: the pass is done."""
+        discard([self.path])
+
+
+class PassCheckpoint(_Checkpoint):
+    """A collecting pass: what was counted, and how many batches were seen."""
 
     def resume(self, collectors: Sequence[Collector], batches: int) -> int:
         """Puts what was counted into new collectors; returns the number of batches they have then seen.
@@ -93,7 +118,7 @@ class PassCheckpoint:
         Nothing happens when there is no checkpoint, or none that fits: it is damaged, of other packages, of another
         number of threads, or of other tensors.
         """
-        stored = _fitting(self.path, self._setup)
+        stored = self._fitting(self._setup)
         seen = 0 if stored is None else stored.meta.get("batches")
         if stored is None or not isinstance(seen, int) or not 0 < seen <= batches:
             return 0
@@ -117,28 +142,13 @@ class PassCheckpoint:
             return
         started = time.perf_counter()
         state = {name: histogram for collector in collectors for name, histogram in collector.state().items()}
-        meta = {"batches": batches, "seconds": self.seconds + started - self._begun, "setup": self._setup}
-        save_histograms(self.path, state, meta)
-        self._pace.written(started)
-
-    def discard(self) -> None:
-        """Deletes the checkpoint: the pass is done."""
-        discard([self.path])
+        self._write(state, {"batches": batches, "setup": self._setup}, started)
 
 
-class ShardCheckpoint:
-    """A collecting pass in shards on disk: the histograms of those that are done, merged, and which ones they are.
+class ShardCheckpoint(_Checkpoint):
+    """A collecting pass in shards: the histograms of those that are done, merged, and which ones they are."""
 
-    Args:
-        key: hash of everything that decides the pass; see `calibration.key_of`.
-        threads: with how many a shard is computed.
-    """
-
-    def __init__(self, key: str, threads: int) -> None:
-        self.path = folder() / f"{key}-shards.npz"
-        self.seconds = 0.0
-        self._setup = {"threads": threads, "versions": versions()}
-        self._pace, self._begun = Pace(), time.perf_counter()
+    suffix = "-shards"
 
     def resume(self, size: int, batches: int) -> tuple[dict[str, Histogram], set[int]]:
         """What is done: merged histograms, and the numbers of their shards; nothing when no checkpoint fits.
@@ -147,7 +157,7 @@ class ShardCheckpoint:
             size: batches a shard.
             batches: of the whole pass.
         """
-        stored = _fitting(self.path, self._cut(size, batches))
+        stored = self._fitting(self._cut(size, batches))
         done = None if stored is None else stored.meta.get("done")
         possible = range(-(-batches // size))
         if stored is None or not isinstance(done, list) or not done:
@@ -165,30 +175,11 @@ class ShardCheckpoint:
         """
         if not self._pace.due():
             return
-        started = time.perf_counter()
-        seconds = self.seconds + started - self._begun
-        meta = {"done": sorted(done), "seconds": seconds, "setup": self._cut(size, batches)}
-        save_histograms(self.path, merged, meta)
-        self._pace.written(started)
-
-    def discard(self) -> None:
-        """Deletes the checkpoint: the pass is done."""
-        discard([self.path])
+        self._write(merged, {"done": sorted(done), "setup": self._cut(size, batches)}, time.perf_counter())
 
     def _cut(self, size: int, batches: int) -> dict[str, Any]:
         """What must be the same for shards to be the same."""
         return self._setup | {"size": size, "batches": batches}
-
-
-def _fitting(path: Path, setup: dict[str, Any]) -> HistogramFile | None:
-    """The checkpoint of a pass, when there is one of this setup and it is whole."""
-    try:
-        stored = load_histograms(path) if path.is_file() else None
-    except QuantkitError:
-        return None
-    if stored is None or stored.meta.get("setup") != setup or not isinstance(stored.meta.get("seconds"), int | float):
-        return None
-    return stored
 
 
 class KeptAnswers:

@@ -54,7 +54,6 @@ class Bench:
     trt: Any
     able: Capabilities
     messages: runtime.Messages
-    logger: Any
     builder: Any
     network: Any
     config: Any
@@ -79,11 +78,10 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
     job.options.check(able)
     with device().current(), (folder / LOG).open("w") as log:
         messages.log = log if job.verbose else None
-        logger = runtime.logger()
         started = time.perf_counter()
         outcome = Outcome(version=str(able.version))
         try:
-            bench = prepare(trt, able, messages, logger, job, folder, step)
+            bench = prepare(trt, able, messages, job, folder, step)
             outcome.tensors = len(float_tensors(trt, bench.network))
             feeder = give_scales(bench, job, folder, outcome, step, leave)
             step("build the engine" if feeder is None else "calibrate and build the engine")
@@ -102,16 +100,14 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
     return outcome
 
 
-def prepare(
-    trt: Any, able: Capabilities, messages: runtime.Messages, logger: Any, job: Job, folder: Path, step: Step
-) -> Bench:
+def prepare(trt: Any, able: Capabilities, messages: runtime.Messages, job: Job, folder: Path, step: Step) -> Bench:
     """The network and the configuration."""
-    builder = trt.Builder(logger)
+    builder = trt.Builder(runtime.logger())
     network = create_network(trt, builder, able)
     derived: Mapping[str, tuple[str, ...]] = {}
     if job.options.network == "onnx":
         step("parse the graph")
-        parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), logger)
+        parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), runtime.logger())
         kept = [parser]
     elif job.options.network == "plugins":
         kept = [plugin_network(trt, network, job, folder, step)]
@@ -121,7 +117,7 @@ def prepare(
         kept, derived = [definition], definition.derived
     step("configure the builder")
     config = configure(trt, builder, network, able, job.options)
-    return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
+    return Bench(trt, able, messages, builder, network, config, kept, derived)
 
 
 def plugin_network(trt: Any, network: Any, job: Job, folder: Path, step: Step) -> PluginNetwork:
