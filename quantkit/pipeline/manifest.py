@@ -93,9 +93,16 @@ def adapter_sha256(folder: Path | None) -> dict[str, str] | None:
 
 
 def dependencies() -> dict[str, str]:
-    """Installed version of every package that quantkit names as its own, beside those of `versions`."""
+    """Installed version of every package that quantkit names as its own, beside those of `versions`.
+
+    Empty where quantkit runs from its sources without being installed: what it names stands in the metadata alone.
+    """
     known = versions()
-    wanted = [line for line in metadata.requires("quantkit") or () if not re.search(r"extra == .dev\b", line)]
+    try:
+        required = metadata.requires("quantkit") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    wanted = [line for line in required if not re.search(r"extra == .dev\b", line)]
     names = {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted}
     found = {}
     for name in sorted(names - known.keys()):

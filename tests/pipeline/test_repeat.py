@@ -263,3 +263,13 @@ def test_what_a_manifest_is_made_of(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     assert list(adapter_sha256(tmp_path)) == ["adapter_config.json"]
     assert adapter_sha256(None) is None
+
+
+def test_sources_that_are_not_installed_name_no_packages(monkeypatch) -> None:
+    from importlib import metadata
+
+    def missing(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    assert dependencies() == {}
