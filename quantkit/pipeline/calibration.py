@@ -24,8 +24,8 @@ from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.unfinished import PassCheckpoint, ShardCheckpoint
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
-from quantkit.tables.provenance import Provenance
 from quantkit.tables.formats import read_table
+from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Watcher
 
