@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 
 DRAWN_BINS = 120_000
 """Bins of all histograms together that a page may hold, about half a megabyte."""
+MOST_NAMED = 24
+"""Products in float of an INT8 engine that are named; every one of an encoder's last layers and of its attention."""
 REASONS = {
     "entropy": "least KL divergence",
     "legacy": "TensorRT's quantile and regression",
@@ -245,7 +247,7 @@ def audit_of(row: Row) -> dict[str, Any]:
         "layers, reformats": f"{audit['layers']}, {audit['reformats']}" if "layers" in audit else "",
         "fused attention": audit.get("fused_attention"),
         "kernels": ", ".join(f"{count} {kind}" for kind, count in (audit.get("kernel_counts") or {}).items()),
-        "products in float": ", ".join(map(str, audit.get("float_products") or ())),
+        "products in float": some(audit.get("float_products") or ()) if gemms.get("int8") else "",
         "scales not used": ", ".join(audit.get("scales_missing", ())[:20]),
     }
     facts |= {
@@ -253,6 +255,12 @@ def audit_of(row: Row) -> dict[str, Any]:
     }
     found["facts"] = [(name, value) for name, value in facts.items() if value not in (None, "", [])]
     return found
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(str, names[:MOST_NAMED])) + more
 
 
 def tone_of(precision: str) -> str:

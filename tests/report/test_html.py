@@ -20,6 +20,7 @@ from quantkit.report import compare_view, run_view
 from quantkit.report.files import Beside, read_beside
 from quantkit.report.html import json_block, render
 from quantkit.report.record import Record
+from quantkit.report.repeat import repeat
 
 
 class Page(HTMLParser):
@@ -269,3 +270,24 @@ def test_a_loss_is_orange_and_a_gain_blue_stronger_the_larger(points, warmer):
     faint = sum(map(int, compare_view.shade(points / 4)[4:-1].split(",")))
     assert faint > sum(map(int, compare_view.shade(points)[4:-1].split(",")))
     assert compare_view.shade(50 * points) == compare_view.shade(2 * points)
+
+
+def test_hashes_stand_in_a_list_of_their_own(record):
+    engines = {"int8": {"graph_sha256": "cd" * 32, "logits_sha256": None}}
+    record["manifest"] = {"job": "run", "adapter_sha256": {"a.json": "ef" * 32}, "engines": engines}
+    record["files"] = {"tensors": {"path": "tensors.json", "sha256": "01" * 32}}
+    found = repeat(record)
+    assert found["hashes"] == [
+        ("adapter a.json", "ef" * 32),
+        ("engines int8 graph", "cd" * 32),
+        ("tensors.json", "01" * 32),
+    ]
+    assert dict(found["groups"])["Job"] == [("job", "run")]
+
+
+def test_products_in_float_are_named_where_others_are_int8(record):
+    names = [f"layer{i}.ffn" for i in range(30)]
+    record["engines"][0]["details"] = record["engines"][2]["details"] = {"audit": {"float_products": names}}
+    text = page_of(record).text
+    assert text.count("layer23.ffn and 6 more") == 1
+    assert "layer24.ffn" not in text
