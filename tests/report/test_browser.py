@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
+import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from quantkit.report.files import Beside
 from quantkit.report.html import render
 from quantkit.report.record import Record
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 LOST = [
     {
         **{"name": f"layer{i}.{group}", "layer": i, "group": group, "rank": 2 * i + j + 1, "group_ms": 0.5},
@@ -319,3 +323,15 @@ def test_paper_shows_everything_in_dark_ink_and_within_its_width(page, as_on):
     )
     assert page.execute_script(cut) == 0, "no cell ends in an ellipsis"
     page.execute_script(choose, "auto")
+
+
+def test_the_readmes_picture_has_the_page_from_its_head_to_the_table(page, made_page):
+    """`benchmarks/report_picture.py`, on the small page."""
+    found = importlib.util.spec_from_file_location("report_picture", CHECKOUT / "benchmarks" / "report_picture.py")
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    script.LAST_ROW = 3
+    data = script.picture(made_page)
+    width, height = struct.unpack(">II", data[16:24])
+    assert data.startswith(b"\x89PNG") and width == script.WIDTH
+    assert height > 1200, "from the verdict to the table of tensors"
