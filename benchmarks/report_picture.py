@@ -24,8 +24,8 @@ from quantkit.files import write_bytes
 from quantkit.report.html import write_report
 
 PLACE = Path(__file__).resolve().parents[1] / "docs" / "img" / "report.png"
-WIDTH = 1093
-"""Of the window, in pixels of CSS: a laptop of 1366 pixels at 125 %."""
+WIDTH, SCALE = 1366, 0.8
+"""Of the window in pixels, a laptop's; and of the picture against it."""
 LAST_ROW = 10
 """Of the table of tensors; below it the picture ends."""
 SHOWN_S = 20.0
@@ -65,7 +65,7 @@ def picture(report: Path) -> bytes:
         browser.get(report.resolve().as_uri())
         WebDriverWait(browser, SHOWN_S).until(lambda page: page.execute_script(DRAWN))
         height = browser.execute_script(BOTTOM, LAST_ROW)
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": SCALE}
         shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     return base64.b64decode(shot["data"])
 

@@ -22,7 +22,7 @@ from tiny import made_sentences
 
 PROMPT = re.compile(r"^(machine-[a-z])\$ (.*)$", re.MULTILINE)
 HOST = "127.0.0.1"
-TIMEOUT_S = 100
+TIMEOUT_S = 300
 
 
 def on_hosts(document: Path) -> list[list[str]]:
