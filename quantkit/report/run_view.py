@@ -38,19 +38,23 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
     search = data.get("search") or {}
     sensitivity = sensitivity_view(beside.sensitivity) or sensitivity_view(search)
     plans = search_view(search)
-    sections = [("verdict", "Verdict"), ("engines", "Engines")]
+    sections = [("verdict", "Verdict")]
+    sections += [("engines", "Engines")] if rows else []
     sections += [("tensors", "Tensors")] if beside.tensors else []
     sections += [("sensitivity", "Sensitivity")] if sensitivity else []
     sections += [("search", "Plans")] if plans else []
-    task, model = data["task"], data["model"]
+    task, model, context = data["task"], data["model"], data["context"]
+    alone, decided = "rows" in data and bool(sensitivity), data.get("rows") or {}
     return {
         "title": f"{model['name']} on {task['name']}: quantkit report",
         "heading": f"{model['name']} on {task['name']}",
-        "subtitle": subtitle(task, data["context"]),
-        "sections": [*sections, ("audit", "Audit"), ("repeat", "Repeat")],
-        "tiles": tiles(rows, metrics),
+        "subtitle": subtitle(
+            {"examples": decided.get("rows", "?"), "split": decided.get("split", "?")} | task, context
+        ),
+        "sections": [*sections, *([("audit", "Audit")] if rows else []), ("repeat", "Repeat")],
+        "tiles": tiles(rows, metrics) if rows or not alone else sensitivity_tiles(data),
         "verdict": list(data.get("verdict", ())),
-        "notes": list(beside.notes),
+        "notes": list(beside.notes) if rows or not alone else [],
         "metrics": metrics,
         "engines": [engine_text(row, metrics) for row in rows],
         "compared": [compared_text(row) for row in rows if row.get("against_fp32")],
@@ -105,6 +109,16 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
         share = int8["size_bytes"] / fp32["size_bytes"]
         detail = f"{int8['size_bytes'] / 1e6:.1f} MB instead of {fp32['size_bytes'] / 1e6:.1f}"
         found.append(tile("size of the model file", f"{100 * share:.0f} %", detail))
+    return found
+
+
+def sensitivity_tiles(data: Row) -> list[dict[str, str]]:
+    """What a record of `quantkit sensitivity` says of the whole: FP32's metric, and INT8 everywhere."""
+    rows, whole = data["rows"], data["sensitivity"]["whole"]
+    found = [tile(f"FP32's {rows['metric']}", f"{rows['fp32']['value']:.4f}", f"{rows['rows']} train rows, held out")]
+    lost = "" if whole.get("failed") else f"{whole['drop']:.2f} ±{whole['drop_stderr']:.2f} points lost"
+    detail = whole.get("failed") or f"{lost}, SQNR of the logits {whole['sqnr_db']:.1f} dB"
+    found.append(tile("every part in INT8", f"{data['speedup']:.2f}x", f"FP32's speed; {detail}"))
     return found
 
 
