@@ -51,10 +51,8 @@ def read_external_data(model: onnx.ModelProto, folder: Path) -> None:
         del tensor.external_data[:]
 
 
-def check_types(model: onnx.ModelProto, source: str) -> None:
-    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
-
-    onnx.checker lets them pass.
+def check_texts(model: onnx.ModelProto, source: str) -> None:
+    """Refuses names that are not UTF-8, those of external files included.
 
     Raises:
         ModelError: there is one.
@@ -66,6 +64,16 @@ def check_types(model: onnx.ModelProto, source: str) -> None:
                 raise ModelError(f"{source} holds the name {text!r}, which is not UTF-8.", "Export it again.")
     except UnicodeDecodeError as error:
         raise ModelError(f"{source} holds a name that is not UTF-8 ({error}).", "Export it again.") from error
+
+
+def check_types(model: onnx.ModelProto, source: str) -> None:
+    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
+
+    onnx.checker lets them pass.
+
+    Raises:
+        ModelError: there is one.
+    """
     for tensor in _tensors(model.graph):
         _bytes(tensor)
     graph = model.graph
@@ -84,7 +92,10 @@ def _texts(graph: onnx.GraphProto) -> Iterator[object]:
                 yield from _texts(sub)
     for info in (*graph.input, *graph.output, *graph.value_info):
         yield from (info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim))
-    yield from (tensor.name for tensor in graph.initializer)
+    for tensor in _tensors(graph):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
 
 
 def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
