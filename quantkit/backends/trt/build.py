@@ -109,7 +109,7 @@ def prepare(
         parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), logger)
         kept = [parser]
     elif job.options.network == "plugins":
-        kept = [plugin_network(trt, network, job, folder, step)]
+        kept = [plugin_network(trt, network, able, logger, job, folder, step)]
     else:
         step("define the network")
         definition = define_bert(trt, network, job.source, job.options)
@@ -119,20 +119,32 @@ def prepare(
     return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
 
 
-def plugin_network(trt: Any, network: Any, job: Job, folder: Path, step: Step) -> PluginNetwork:
+def plugin_network(
+    trt: Any, network: Any, able: Capabilities, logger: Any, job: Job, folder: Path, step: Step
+) -> PluginNetwork:
     """The network of plugins, with the tile shapes that are fastest here."""
     from quantkit.backends.trt.cuda import driver
     from quantkit.backends.trt.plugins import library
+    from quantkit.backends.trt.plugins.definition import Product
     from quantkit.backends.trt.plugins.tuning import Tuner, row_counts
 
     step("load the plugins")
-    library.register()
-    step("choose tile shapes")
+    trt.init_libnvinfer_plugins(logger, "")
+    built = library.is_built()
+    if built:
+        library.register()
     rows = row_counts(job.options.profiles, job.source.batch, job.source.seq_len)
-    tuner = Tuner(library.kernels(), driver(), rows)
+    tuners: list[Tuner] = []
+
+    def tiles(product: Product) -> list[tuple[int, int]]:
+        if not tuners:
+            step("choose tile shapes")
+            tuners.append(Tuner(library.kernels(), driver(), rows))
+        return tuners[0](product)
+
     table = load_table(folder / TABLE) if job.options.int8 else None
     step("define the network")
-    return define_plugins(trt, network, job.source, job.options, table, tuner)
+    return define_plugins(trt, network, job.source, job.options, table, tiles, able, built=built)
 
 
 def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options: BuildOptions) -> Any:
@@ -149,8 +161,10 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options:
         if options.int8:
             config.set_flag(trt.BuilderFlag.INT8)
     if options.network == "plugins":
-        # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; ours need neither.
+        # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; these need neither.
         config.set_tactic_sources(0)
+        if options.int8 and options.mix.constrained != "no":
+            config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if able.version < PROFILE_SHARING_BY_DEFAULT:
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     add_profiles(builder, config, network, options.profiles)
@@ -164,7 +178,7 @@ def give_scales(bench: Bench, job: Job, folder: Path, outcome: Outcome, step: St
     if job.options.network == "plugins":
         made = next(item for item in bench.kept if hasattr(item, "used"))
         known = load_table(folder / TABLE).names
-        outcome.used = sorted(set(made.used), key=made.used.index)
+        outcome.used = list(dict.fromkeys(made.used))
         outcome.unused = [name for name in known if name not in set(made.used)]
         return None
     if job.options.ranges == "calibrate":

@@ -46,7 +46,8 @@ PluginTensorDesc described(const int32_t* dims, int rank, int type) {
     desc.dims.nbDims = rank;
     std::memcpy(desc.dims.d, dims, rank * sizeof(int32_t));
     desc.type = DataType(type);
-    desc.format = TensorFormat::kLINEAR;
+    // INT8 of four dimensions comes in vectors of 32 channels, which here are the same memory.
+    desc.format = rank == 4 && desc.type == DataType::kINT8 ? TensorFormat::kCHW32 : TensorFormat::kLINEAR;
     return desc;
 }
 
@@ -112,7 +113,8 @@ EXPORTED int host_run(void* plugin, int inputs, int outputs, const int32_t* dims
     for (int i = 0; i < inputs + outputs; ++i) {
         if (!own->supportsFormatCombination(i, tensors.data(), inputs, outputs)) return 1;
         const PluginTensorDesc right = tensors[i];
-        tensors[i].format = TensorFormat::kCHW32;
+        const bool linear = right.format == TensorFormat::kLINEAR;
+        tensors[i].format = linear ? TensorFormat::kCHW32 : TensorFormat::kLINEAR;
         if (own->supportsFormatCombination(i, tensors.data(), inputs, outputs)) return 2;
         tensors[i] = right;
         tensors[i].type = right.type == DataType::kINT32 ? DataType::kFLOAT : DataType::kINT32;

@@ -31,9 +31,16 @@ inline int count_of(const Dims& dims, int leading) {
     return int(count);
 }
 
-// Product of all extents but the last.
-inline int rows_of(const Dims& dims) { return count_of(dims, dims.nbDims - 1); }
-inline int last_of(const Dims& dims) { return dims.d[dims.nbDims - 1]; }
+// Matrices have their width last; in four dimensions they are (rows, width, 1, 1), which TensorRT's own convolutions and
+// attention take. INT8 is then in the format CHW32, which for widths that are multiples of 32 is the same memory.
+inline int width_axis(int rank) { return rank == 4 ? 1 : rank - 1; }
+inline int width_of(const Dims& dims) { return dims.d[width_axis(dims.nbDims)]; }
+inline int rows_of(const Dims& dims) { return count_of(dims, width_axis(dims.nbDims)); }
+
+inline nvinfer1::TensorFormat format_of(const PluginTensorDesc& tensor) {
+    const bool vectors = tensor.dims.nbDims == 4 && tensor.type == DataType::kINT8;
+    return vectors ? nvinfer1::TensorFormat::kCHW32 : nvinfer1::TensorFormat::kLINEAR;
+}
 
 inline Type type_of(DataType type) {
     if (type == DataType::kHALF) return Type::kHalf;
@@ -98,5 +105,10 @@ const T* device(const Buffers& weights, const char* name) {
 }
 
 inline bool fits(int extent, int wanted) { return extent == -1 || extent == wanted; }
+
+inline bool has_width(const Dims& dims, int width) {
+    if (dims.nbDims == 4 && !(fits(dims.d[2], 1) && fits(dims.d[3], 1) && width % 32 == 0)) return false;
+    return fits(width_of(dims), width);
+}
 
 }  // namespace quantkit

@@ -26,6 +26,10 @@ def freeze(network):
         inputs = [None if t is None else order[id(t)] for t in layer._inputs]
         name = layer.get_output(0).name
         names = [layer.get_output(i).name for i in range(1, layer.num_outputs)]
+        if layer._kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "PLUGIN_V2"):
+            outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+            extra["ranges"] = [None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)]
+            extra["int8"] = layer._precision is not None and layer._precision.name == "INT8"
         layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds, names])
     return {**io, "layers": layers}
 
@@ -96,8 +100,8 @@ def _layer(kind, given, shape, extra):
         sizes = [int(n) for n in given[2]] if len(given) > 2 else shape
         spans = zip(extra["start"], sizes, strict=True)
         return x[tuple(slice(s, s + n) for s, n in spans)]
-    if kind == "MATRIX_MULTIPLY":
-        return np.matmul(x, given[1])
+    if kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"):
+        return _product(kind, given, extra)
     if kind == "ELEMENTWISE":
         return _BINARY[extra["op"]](x, given[1])
     if kind == "UNARY":
@@ -110,11 +114,32 @@ def _layer(kind, given, shape, extra):
         return _along(kind, given, extra, tuple(i for i in range(x.ndim) if extra["axes"] >> i & 1))
     if kind == "SHUFFLE":
         return _shuffle(x, extra)
-    if kind == "FULLY_CONNECTED":
-        return (x.reshape(*x.shape[:-3], -1) @ extra["value"].T)[..., None, None]
-    if kind == "CONVOLUTION":
-        return np.einsum("bchw,oc->bohw", x, extra["value"])
     raise ValueError(kind)
+
+
+def _product(kind, given, extra):
+    """A product with a weight; INT8 where the layer is told to be, with the input's range and a scale for each output."""
+    x, amax = given[0], extra["ranges"][0]
+    weight = given[1].T if kind == "MATRIX_MULTIPLY" and extra["int8"] else extra.get("value")
+    if x.dtype == np.int8:
+        x = x * np.float32(amax / 127)
+    x = x.astype(np.float32)
+    if extra["int8"]:
+        x = faked(x, amax)
+        weight = np.stack([faked(row, np.abs(row).max() or 1.0) for row in weight])
+    if kind == "MATRIX_MULTIPLY":
+        return np.matmul(x, weight.T if weight is not None else given[1])
+    if kind == "FULLY_CONNECTED":
+        y = (x.reshape(*x.shape[:-3], -1) @ weight.T)[..., None, None]
+    else:
+        y = np.einsum("bchw,oc->bohw", x, weight)
+    return y + extra["bias"].reshape(-1, 1, 1) if "bias" in extra else y
+
+
+def faked(x, amax):
+    """Quantized to INT8 and back."""
+    scale = np.float32(amax / 127)
+    return np.clip(np.rint(x / scale), -127, 127) * scale
 
 
 def _along(kind, given, extra, axes):
