@@ -47,6 +47,7 @@ class MixedNetwork(PluginNetwork):
         self.used: list[str] = []
         self.kept: list[Any] = []
         self.says: tuple[str, ...] = ()
+        self.amax: dict[str, float] = {}
         self._scalars: dict[str, Any] = {}
 
     @property
@@ -95,9 +96,9 @@ class MixedNetwork(PluginNetwork):
             "output_fp16": 1,
         }
         x = self.theirs(EMBEDDINGS, "2", name, [ids, types, starts, self.extent], values)
+        self.give_range(x, name)
         if self.interleaved:
             x.name = f"{name}@rows"
-            self.range_of(x, name)
             x = self.shuffle(x, name, first=(2, 1, 0, 3))
         return self.as_given((x, None))
 
@@ -217,7 +218,7 @@ class MixedNetwork(PluginNetwork):
             return y
         kernel, shift = (self.keep(np.asarray(array, np.float32)) for array in (weight, bias))
         if self.chosen.linear == "matmul":
-            y = self.product(x, name, kernel, shift, out if int8 else "", int8)
+            y = self.product(x, name, kernel, shift, amax, int8=int8)
         else:
             layer = self.dense_layer(x, kernel, shift)
             self.constrain(layer, self.trt.int8 if int8 else self.trt.float16, out if int8 else "half" if half else "")
@@ -234,17 +235,30 @@ class MixedNetwork(PluginNetwork):
         return self.network.add_convolution_nd(x, outputs, (1, 1), weights(kernel), weights(bias))
 
     def product(
-        self, x: Any, name: str, kernel: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], out: str, int8: bool
+        self,
+        x: Any,
+        name: str,
+        kernel: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+        amax: float,
+        *,
+        int8: bool,
     ) -> Any:
         """A linear layer as a matrix product and a sum, between two reshapes."""
         none, kind = self.trt.MatrixOperation.NONE, self.trt.int8 if int8 else self.trt.float16
         flat = self.shuffle(x, f"{name}@in", shape=(0, kernel.shape[1]))
+        if int8:
+            self.set_range(flat, self.amax[str(x.name)] if str(x.name) in self.amax else self.scale(str(x.name)) * INT8_MAX)
         matrix = self.constant(f"{name}.weight", np.ascontiguousarray(kernel.T))
         layer = self.network.add_matrix_multiply(flat, none, matrix, none)
         self.constrain(layer, kind, "")
         y = self.named(layer, f"{name}.matmul")
+        if int8 and amax:
+            self.set_range(y, amax)
         shift = self.constant(f"{name}.bias", bias[None])
         y = self.named(self.network.add_elementwise(y, shift, self.trt.ElementWiseOperation.SUM), f"{name}@flat")
+        if int8:
+            self.set_range(y, amax or self.scale(name) * INT8_MAX)
         return self.shuffle(y, name, shape=(0, kernel.shape[0], 1, 1))
 
     def gelu(self, x: Any, name: str) -> Any:
@@ -270,7 +284,9 @@ class MixedNetwork(PluginNetwork):
         if not self.own:
             gamma, beta = (values.astype(np.float32) for values in self.affine(source))
             values = {"gamma": gamma, "beta": beta, **({} if self.interleaved else {"type_id": NUMBERS[sums]})}
-            return self.as_given((self.theirs(NORM, "3" if self.interleaved else "2", name, [x, residual], values), None))
+            y = self.theirs(NORM, "3" if self.interleaved else "2", name, [x, residual], values)
+            self.give_range(y, name)
+            return self.as_given((y, None))
         values = {
             **self.norm_values(source),
             **{"type": NUMBERS[sums], "residual_type": HALF, "out_type": HALF, "quantize": int(quantize)},
@@ -285,10 +301,12 @@ class MixedNetwork(PluginNetwork):
         if self.own:
             super().classifier(x, starts)
             return
+        last = f"layer{self.config.num_layers - 1}.ffn.norm"
         if self.interleaved:
-            x = self.shuffle(x, "pooler@rows", first=(2, 1, 0, 3))
-            self.range_of(x, f"layer{self.config.num_layers - 1}.ffn.norm")
-        first = self.named(self.network.add_gather(x, self.firsts(starts), 0), "pooler.first")
+            x = self.shuffle(x, f"{last}@rows", first=(2, 1, 0, 3))
+            self.give_range(x, last)
+        first = self.named(self.network.add_gather(x, self.firsts(starts), 0), f"{last}@first")
+        self.give_range(first, last)
         y = self.linear(first, "pooler.dense", *self.affine("pooler.dense"), "", half=True)
         y = self.named(self.network.add_activation(y, self.trt.ActivationType.TANH), "pooler.tanh")
         weight, bias = self.affine("classifier")
@@ -378,8 +396,8 @@ class MixedNetwork(PluginNetwork):
         """A weight of the checkpoint, float32."""
         return self.weights[f"{source}.weight"].astype(np.float32)
 
-    def range_of(self, tensor: Any, name: str) -> None:
-        """Gives a tensor the table's range of another that holds the same values."""
+    def give_range(self, tensor: Any, name: str) -> None:
+        """Gives a tensor the table's range of the tensor whose values it holds."""
         if self.int8:
             self.set_range(tensor, self.scale(name) * INT8_MAX)
 
@@ -391,4 +409,5 @@ class MixedNetwork(PluginNetwork):
         """
         if not tensor.set_dynamic_range(-float(amax), float(amax)):
             raise TableError(f"TensorRT refuses the range of {tensor.name!r}.")
+        self.amax[str(tensor.name)] = amax
 

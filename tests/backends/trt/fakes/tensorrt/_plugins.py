@@ -260,6 +260,11 @@ def numbers(x, amax):
         return np.clip(np.rint(x / np.float32(amax / 127)), -127, 127) * np.float32(amax / 127)
 
 
+def codes(x, amax):
+    """INT8 codes; rows that nobody wrote become zeros."""
+    return np.nan_to_num(np.clip(np.rint(x / np.float32(amax / 127)), -127, 127)).astype(np.int8)
+
+
 def skipped(given, values):
     """TensorRT's residual and LayerNorm: FP16, or INT8 with the tensors' ranges."""
     interleaved = "type_id" not in values
@@ -270,9 +275,7 @@ def skipped(given, values):
             raise RuntimeError("unsupported hidden layer size")
     x = np.moveaxis(sum(x.astype(np.float32) for x in given), 1, -1)
     y = np.moveaxis(plainly_normalized(x, values["gamma"], values["beta"]), -1, 1)
-    if interleaved:
-        return [np.nan_to_num(np.clip(np.rint(y / np.float32(ranges[-1] / 127)), -127, 127)).astype(np.int8)]
-    return [numbers(y, ranges[-1]) if int8 else y.astype(np.float16)]
+    return [codes(y, ranges[-1]) if int8 else y.astype(np.float16)]
 
 
 def fused(given, values):
@@ -298,10 +301,19 @@ def fused(given, values):
             probs = np.clip(np.rint(probs / step), 0, 127) * step
         y[:, a:b] = probs @ value
     y = y.transpose(1, 0, 2).reshape(len(x), width)
-    if interleaved:
-        codes = np.nan_to_num(np.clip(np.rint(y / np.float32(ranges[-1] / 127)), -127, 127)).astype(np.int8)
-        return [codes.T[None, :, :, None]]
-    return [(numbers(y, ranges[-1]) if int8 else y.astype(np.float16))[..., None, None]]
+    y = codes(y, ranges[-1]) if int8 else y.astype(np.float16)
+    return [y.T[None, :, :, None] if interleaved else y[..., None, None]]
+
+
+FIELDS = ("type", "residual_type")
+
+
+def as_wanted(x, field, values, position):
+    """What TensorRT does to a float tensor before a plugin that wants another type."""
+    if field not in values or x.dtype == np.int32 or x.dtype == np.int8:
+        return x
+    wanted = int(number(values, field))
+    return codes(x, values["ranges"][position]) if wanted == 2 else x.astype(_NUMPY[wanted])
 
 
 def of_rows(work):
@@ -309,6 +321,7 @@ def of_rows(work):
 
     def run(given, values):
         four = given[0].ndim == 4
+        given = [as_wanted(x, field, values, i) for i, (x, field) in enumerate(zip(given, FIELDS, strict=False))] + given[2:]
         results = work([x[..., 0, 0] if x.ndim == 4 else x for x in given], values)
         return [y[..., None, None] for y in results] if four or "channels" in values else results
 
