@@ -39,6 +39,9 @@ PLAN, TABLE, CACHE, HISTOGRAMS, BATCHES, LOG = (
 )
 """Files of a job's folder; CACHE and HISTOGRAMS are written as soon as TensorRT gives them."""
 
+UNNAMED = "(Unnamed Layer"
+"""How TensorRT begins the names of tensors that it makes itself; nobody can calibrate those."""
+
 Step = Callable[[str], None]
 Leave = Callable[[Outcome], None]
 """Ends the process there and then, with this outcome: TensorRT has no way to stop a build after calibration."""
@@ -75,7 +78,8 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
     trt, able, messages = runtime.load(), runtime.table(), runtime.Messages()
     job.options.check(able)
     with device().current(), (folder / LOG).open("w") as log:
-        logger = runtime.make_logger(messages, log if job.verbose else None)
+        messages.log = log if job.verbose else None
+        logger = runtime.logger()
         started = time.perf_counter()
         outcome = Outcome(version=str(able.version))
         try:
@@ -87,6 +91,7 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
             if feeder is not None:
                 settle(feeder, plan, messages)
         finally:
+            messages.log = None
             outcome.warnings, outcome.fallback = messages.warnings, list(messages.missing)
         if plan is None and not job.stop_after_calibration:
             raise failure(messages)
@@ -193,7 +198,7 @@ def give_scales(bench: Bench, job: Job, folder: Path, outcome: Outcome, step: St
     fit = ranges.fit(table, tensors)
     integers = {str(t.name) for t in inputs_of(bench.network)}
     outcome.used, outcome.unused = list(fit.used), list(fit.unused)
-    outcome.missing = [name for name in fit.missing if name not in integers]
+    outcome.missing = [name for name in fit.missing if name not in integers and not name.startswith(UNNAMED)]
     if job.options.ranges == "dynamic_range":
         outcome.used = ranges.set_dynamic_ranges(bench.trt, bench.network, table)
         return None

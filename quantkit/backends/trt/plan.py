@@ -47,7 +47,6 @@ class LoadedPlan:
         self.trt = runtime.load()
         self.messages = runtime.Messages()
         self._owner = owner
-        self._logger = runtime.make_logger(self.messages)
         if MARK in data:
             from quantkit.backends.trt.plugins import library
 
@@ -55,8 +54,8 @@ class LoadedPlan:
                 library.register()
         with owner.current():
             if THEIRS in data:
-                self.trt.init_libnvinfer_plugins(self._logger, "")
-            self._runtime = self.trt.Runtime(self._logger)
+                self.trt.init_libnvinfer_plugins(runtime.logger(), "")
+            self._runtime = self.trt.Runtime(runtime.logger())
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise BackendError(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import IO, Any
+from weakref import WeakSet
 
 from quantkit.backends.base import first_line
 from quantkit.backends.trt.capabilities import Capabilities, capabilities
@@ -56,16 +57,27 @@ def table() -> Capabilities:
     return capabilities(library_version(), find_gpu())
 
 
-@dataclass
+@dataclass(eq=False)
 class Messages:
-    """What TensorRT said, by severity; the first of each kind are kept."""
+    """What TensorRT said while this object lived, by severity; the first of each kind are kept.
+
+    Attributes:
+        log: text file that every message is written to as well.
+    """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)
+    log: IO[str] | None = None
+
+    def __post_init__(self) -> None:
+        _listeners.add(self)
 
     def add(self, severity: str, text: str) -> None:
         """Takes one message; those on missing scales become names of tensors."""
+        if self.log is not None:
+            self.log.write(f"{severity}: {text}\n")
+            self.log.flush()
         if found := _MISSING_SCALE.search(text):
             self.missing.setdefault(found[1].strip())
         elif severity in ("INTERNAL_ERROR", "ERROR") and len(self.errors) < KEPT_MESSAGES:
@@ -78,8 +90,16 @@ class Messages:
         return self.errors[0].rstrip(".") if self.errors else "TensorRT gave no reason"
 
 
-def make_logger(messages: Messages, log: Any = None) -> Any:
-    """A TensorRT logger that sorts messages into `messages`, and writes all of them to the text file `log` if given."""
+_listeners: WeakSet[Messages] = WeakSet()
+
+
+@lru_cache(maxsize=1)
+def logger() -> Any:
+    """The process's TensorRT logger: it tells every `Messages` that is alive.
+
+    There is one, and it is never freed: TensorRT keeps the first logger that it is given for the whole process, and with
+    plugins it goes on writing to it after the engine that brought it is gone.
+    """
     trt = load()
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -88,9 +108,7 @@ def make_logger(messages: Messages, log: Any = None) -> Any:
 
         def log(self, severity: Any, text: str) -> None:
             name = str(severity).rpartition(".")[2]
-            messages.add(name, text)
-            if log is not None:
-                log.write(f"{name}: {text}\n")
-                log.flush()
+            for messages in list(_listeners):
+                messages.add(name, text)
 
     return Logger()

@@ -21,7 +21,7 @@ NAMES = ("tensorrt", "pycuda", "fakes_version")
 def _forget() -> None:
     from quantkit.backends.trt import cuda, runtime
 
-    for cached in (runtime.load, cuda.driver, cuda.device):
+    for cached in (runtime.load, runtime.logger, cuda.driver, cuda.device):
         cached.cache_clear()
     for name in list(sys.modules):
         if name.partition(".")[0] in NAMES:

@@ -245,3 +245,11 @@ def test_masked_lm_by_the_api_says_which_weights_are_missing(folder, tiny_bert_d
     job = Job(Source(model=str(tiny_bert_dir), head="masked-lm"), BuildOptions("fp32", "api", profiles=(RANGE,)))
     with pytest.raises(ModelError, match=r"cls\.predictions"):
         build.run(job, folder, lambda step: None, lambda outcome: None)
+
+
+def test_tensors_that_tensorrt_names_itself_are_not_missing(folder, network, monkeypatch) -> None:
+    unnamed = "(Unnamed Layer* 35) [Shuffle]_output"
+    monkeypatch.setattr(build, "float_tensors", lambda trt, made: [*network.activations(), unnamed])
+    table_of(network.activations()[:30]).save(folder / build.TABLE)
+    outcome, _, _ = run(folder, BuildOptions("int8", ranges="dynamic_range"))
+    assert outcome.missing == network.activations()[30:]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import numpy as np
 import pycuda.driver as cuda
@@ -13,11 +14,17 @@ contexts = []
 """Execution contexts that are alive."""
 
 
+first_logger = []
+"""A weak reference to the logger that the process began with; the real library keeps its bare address."""
+
+
 class Runtime(Strict):
     def __init__(self, logger):
         self._logger = logger
+        first_logger.append(weakref.ref(logger))
 
     def deserialize_cuda_engine(self, data):
+        assert first_logger[0]() is not None, "a segmentation fault: the process's first logger was freed"
         try:
             return ICudaEngine(json.loads(bytes(data)), self._logger)
         except ValueError:
