@@ -1,8 +1,8 @@
 """Networks with TensorRT's attention plugin and linear layers, on a GPU: attention.py DATA OUT.json [options].
 
-DATA as for plugins.py: base/ (bert_base.py --table), minilm/, adapters/sst2/, mse.json, sst2.npz. Every variant is built
-in a process of its own, several at a time, in the order below, for 1 to 32 sentences of up to 128 tokens; what is not
-started when the time is up is left out and said to be. Then every engine that was built: logits against the CPU's
+DATA as for plugins.py: base/ (bert_base.py), minilm/, adapters/sst2/, mse.json, sst2.npz. Every variant is built in a
+process of its own, several at a time, in the order below, for 1 to 32 sentences of up to 128 tokens; what is not started
+when the time is up is left out and said to be. Then every engine that was built: logits against the CPU's
 FP32 ones (full and varying lengths), the kernels that ran, SST-2 with MiniLM, and times in turn with the networks of
 our own plugins. OUT.json is written after every figure; OUT.json's folder gets TensorRT's messages of every build.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from plugins import Results, random_tokens, sst2
 
+import quantkit
 from quantkit.backends import get_backend
 from quantkit.backends.trt.backend import TensorRTBackend
 from quantkit.backends.trt.build import LOG
@@ -108,7 +109,8 @@ def build(model: Model, variant: str, logs: Path, until: float, level: int) -> A
     ranges = "dynamic_range" if precision == "int8" else ""
     packed = mix != Mix()
     options = BuildOptions(precision, "plugins", ranges, (PROFILE,), level=level, packed=packed, mix=mix)
-    backend = Watched(graphs=True, logs=str(logs), label=f"{model.name} {variant}", timeout_s=max(until - time.time(), 1))
+    label, left = f"{model.name} {variant}", max(until - time.time(), 1)
+    backend = Watched(graphs=True, logs=str(logs), label=label, timeout_s=left)
     return backend.build(model.source, options, load_table(model.table) if ranges else None)
 
 
@@ -163,7 +165,7 @@ def main() -> None:
     logs.mkdir(parents=True)
     data = given.data
     models = {
-        "base": Model("base", data / "base", None, data / "base" / "table.json"),
+        "base": Model("base", data / "base", None, given.out.parent / "attention-base-table.json"),
         "minilm": Model("minilm", data / "minilm", data / "adapters" / "sst2", data / "mse.json"),
     }
     wanted = given.variants.split(";") if given.variants else list(VARIANTS)
@@ -172,6 +174,9 @@ def main() -> None:
     jobs += [("minilm", name) for name in (*small[:2], *PLUGINS)]
     jobs += [("base", name) for name in wanted[4:]] + [("minilm", name) for name in small[2:]]
     jobs = [job for job in jobs if job[0] in given.models.split(",")]
+    if "base" in given.models:
+        write_table(models["base"].folder, models["base"].table)
+        results.put("table_s", round(time.time() - started, 1))
     last_start, last_end = started + 0.45 * given.seconds, started + 0.7 * given.seconds
     built: dict[tuple[str, str], str] = {}
 
@@ -192,7 +197,7 @@ def main() -> None:
             results.put(f"build {key}", told | {"seconds": round(time.time() - begun, 1)})
 
     feeds = {"full": random_tokens(BATCH, SEQ_LEN), "varying": lengths_feed(3)}
-    with ThreadPoolExecutor(int(os.environ.get("AT_ONCE", "7"))) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("AT_ONCE", "14"))) as pool:
         waiting = [pool.submit(one, job) for job in jobs]
         exact = {name: cpu_logits(model, feeds) for name, model in models.items() if name in given.models.split(",")}
         for job in waiting:
@@ -203,6 +208,17 @@ def main() -> None:
         if variants:
             study(model, variants, feeds, exact[name], results, logs, given.level, data)
     results.put("seconds", round(time.time() - started, 1))
+
+
+def write_table(model: Path, out: Path) -> None:
+    """Min-max ranges of every tensor, from random sentences of all lengths: short ones have the largest probabilities."""
+    network = load_model(model)
+    names = network.activations()
+    feed = {name: array[:6] for name, array in lengths_feed(5).items()}
+    feed["attention_mask"][:2] = np.arange(SEQ_LEN) < np.array([[SEQ_LEN], [3]])
+    with get_backend("onnxruntime").tap(network.fixed(6, SEQ_LEN), names) as tap:
+        batch = {name: array.copy() for name, array in tap.infer(feed).items()}
+    quantkit.calibrate_arrays([batch], method="minmax").save(out)
 
 
 def cpu_logits(model: Model, feeds: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -75,3 +75,52 @@ def test_logits_are_those_of_the_cpu(fake_trt, wide_bert_dir, make_feed, cpu, mi
         assert np.abs(found - exact).max() < tolerance * np.abs(exact).max()
         if table:
             assert np.abs(found - exact).max() > 1e-3 * np.abs(exact).max()  # it is INT8
+
+
+@pytest.fixture(scope="module")
+def broad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of one layer, 768 wide, with 12 heads: the width that TensorRT's INT8 LayerNorm takes."""
+    from tests.tiny import tiny_weights
+
+    folder = tmp_path_factory.mktemp("broad")
+    config = {
+        **{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 768},
+        **{"num_hidden_layers": 1, "num_attention_heads": 12, "intermediate_size": 96, "vocab_size": 100},
+        **{"max_position_embeddings": 64, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+        "id2label": {"0": "a", "1": "b"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tiny_weights(768, 1, 96, 100, 64, 2), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        Mix(attention="interleaved", linear="convolution"),
+        Mix(attention="tensorrt", linear="convolution", norms="tensorrt", sums="int8"),
+        Mix(attention="tensorrt", linear="fully_connected", norms="tensorrt", sums="half"),
+    ],
+    ids=["interleaved", "int8", "half"],
+)
+def test_int8_hidden_states(fake_trt, broad, make_feed, mix: Mix) -> None:
+    feed = make_feed(4, 20)
+    exact, table = on_the_cpu(broad, feed)
+    network, _ = define(broad, table, mix=mix, gpu=HOPPER, built=False)
+    found = logits(network, feed)
+    assert np.abs(found - exact).max() < 0.15 * np.abs(exact).max()
+
+
+def on_the_cpu(folder: Path, feed):
+    """FP32 logits and a table."""
+    import quantkit
+    from quantkit.backends import get_backend
+    from quantkit.network.model import load_model
+
+    network = load_model(folder)
+    fixed = network.fixed(*feed["input_ids"].shape)
+    with get_backend("onnxruntime").compile(fixed, "fp32") as engine:
+        exact = engine.infer(feed)["logits"]
+    with get_backend("onnxruntime").tap(fixed, network.activations()) as tap:
+        batch = {name: array.copy() for name, array in tap.infer(feed).items()}
+    return exact, quantkit.calibrate_arrays([batch], method="minmax")
