@@ -1,8 +1,8 @@
 """Networks with TensorRT's attention plugin and linear layers, on a GPU: attention.py DATA OUT.json [options].
 
 DATA as for plugins.py: base/ (bert_base.py), minilm/, adapters/sst2/, mse.json, sst2.npz. Every variant is built in a
-process of its own, several at a time, in the order below, for 1 to 32 sentences of up to 128 tokens; what is not started
-when the time is up is left out and said to be. Then every engine that was built: logits against the CPU's
+process of its own, several at a time, in the order below, for 1 to 32 sentences of up to 128 tokens; what is not
+started when the time is up is left out and said to be. Then every engine that was built: logits against the CPU's
 FP32 ones (full and varying lengths), the kernels that ran, SST-2 with MiniLM, and times in turn with the networks of
 our own plugins. OUT.json is written after every figure; OUT.json's folder gets TensorRT's messages of every build.
 """
@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def write_table(model: Path, out: Path) -> None:
-    """Min-max ranges of every tensor, from random sentences of all lengths: short ones have the largest probabilities."""
+    """Min-max ranges of every tensor, from random sentences of all lengths: short ones have large probabilities."""
     network = load_model(model)
     names = network.activations()
     feed = {name: array[:6] for name, array in lengths_feed(5).items()}

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ class TensorRTBackend(Backend):
     timeout_s: float | None = None
     audit: bool = True
     packed: bool = False
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
 
     @property
     def places_int8(self) -> bool:

@@ -85,6 +85,7 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
         try:
             bench = prepare(trt, able, messages, logger, job, folder, step)
             outcome.tensors = len(float_tensors(trt, bench.network))
+            outcome.notes += [sentence for item in bench.kept for sentence in getattr(item, "says", ())]
             feeder = give_scales(bench, job, folder, outcome, step, leave)
             step("build the engine" if feeder is None else "calibrate and build the engine")
             plan = bench.builder.build_serialized_network(bench.network, bench.config)

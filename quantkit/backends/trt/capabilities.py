@@ -111,7 +111,8 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
 
     Rows: "version", "gpu", the precisions "fp32", "tf32", "fp16", "int8", "int8+fp16", "int8+fp32", the ways to INT8
     "qdq", "calibrators", "cache", "dynamic range", and "flags", "strong types", "network api", "plugins",
-    "own plugins", "own linear", "attention plugin", "normalization", "int64", "profile sharing", "inspector", "cuda graphs".
+    "own plugins", "own linear", "attention plugin", "normalization", "int64", "profile sharing", "inspector",
+    "cuda graphs".
     """
     known = version >= OLDEST
     flags = version < WITHOUT_IMPLICIT

@@ -1,9 +1,9 @@
 """The fused kernels of TensorRT's own attention plugin, CustomQKVToContextPluginDynamic.
 
-Facts: the sources of its plugin library at 8.6 (the list of kernels, and which of them a GPU's shared memory holds), and
-the kernels' names in the library of 8.6.0 for compute capability 9.0. Version 1 of the plugin makes a cuBLAS handle
-whatever it computes, and version 2 computes padded batches through cuBLAS alone. Version 2 with packed sentences, and
-version 3, run one fused kernel and nothing else; so only those two are used.
+Facts: the sources of its plugin library at 8.6 (the list of kernels, and which of them a GPU's shared memory holds),
+and the kernels' names in the library of 8.6.0 for compute capability 9.0. Version 1 of the plugin makes a cuBLAS
+handle whatever it computes. Version 2 has a fused kernel for packed sentences alone, and version 3 is packed
+throughout; both then need no other library, so only these two are used.
 """
 
 from __future__ import annotations

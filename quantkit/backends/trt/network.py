@@ -80,8 +80,10 @@ def define_plugins(
     """Fills `network` with the BERT of a model folder, made of plugins; what it returns must live until the build ends.
 
     Args:
-        trt, network: the tensorrt module, the INetworkDefinition.
-        source, options: what to build.
+        trt: the tensorrt module.
+        network: the INetworkDefinition.
+        source: the model folder.
+        options: what to build.
         table: scales, for INT8.
         tiles: see `Tiles`.
         able: what this TensorRT and GPU can do; None when everything is ours.

@@ -137,7 +137,7 @@ class BuildOptions:
     workspace_mb: int = 4096
     level: int = 3
     packed: bool = False
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -163,7 +163,9 @@ class BuildOptions:
         if self.packed and (self.network != "plugins" or not self.profiles):
             raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
         if self.mix != Mix() and self.network != "plugins":
-            raise InputError("Linear layers and attention are chosen for networks of plugins.", "Use --network plugins.")
+            raise InputError(
+                "Linear layers and attention are chosen for networks of plugins.", "Use --network plugins."
+            )
         if self.workspace_mb < 1 or not 0 <= self.level <= 5:
             raise InputError(f"A workspace of {self.workspace_mb} MiB or a level of {self.level} cannot be built with.")
 

@@ -5,8 +5,8 @@ Its versions 2 (packed) and 3 (interleaved) read one product of query, key and v
     2   (tokens, 3 * width, 1, 1), FP16, or INT8 in the format CHW32; rows head by head: query, key, value of a head
     3   (1, 3 * width, tokens, 1), INT8 in the format CHW32; all heads' queries, then keys, then values
 
-A kernel is made for one width of heads and one longest sentence; the extent of an input without content tells the plugin
-which it may take. Scores are scaled by 1 / sqrt(head), INT8 tensors have one scale each, so query, key and value share
+A kernel is made for one width of heads and one longest sentence; the extent of an input without content tells the
+plugin which it may take. Scores are scaled by 1 / sqrt(head), INT8 tensors have one scale each, so query, key and value share
 theirs, and probabilities have the scale `dq_probs`.
 """
 
@@ -22,6 +22,7 @@ import numpy.typing as npt
 PLUGIN = "CustomQKVToContextPluginDynamic"
 PACKED, INTERLEAVED = "2", "3"
 """The versions that are used."""
+
 
 @dataclass(frozen=True)
 class Factors:

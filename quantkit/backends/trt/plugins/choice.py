@@ -128,7 +128,9 @@ def _attention(
     if fits and kernel is not None:
         wider = f", heads of {head} filled up" if kernel.head > head else ""
         name = "interleaved" if kind == "interleaved" else "tensorrt"
-        says = f"TensorRT's attention plugin runs its kernel for heads of {kernel.head} and {kernel.length} tokens{wider}."
+        says = (
+            f"TensorRT's attention plugin runs its kernel for heads of {kernel.head} and {kernel.length} tokens{wider}."
+        )
         return name, kernel, says
     missing = able.refusal("attention plugin") or (
         f"TensorRT's attention plugin has no kernel for {'INT8' if wanted.int8 else 'FP16'}, heads of {head} and "

@@ -31,7 +31,8 @@ def add_plugin(
         name: of the layer and of its first output.
         inputs: ITensors.
         values: its fields, numbers and arrays.
-        version, namespace: of the plugin; ours if left out, TensorRT's own have the namespace "".
+        version: of the plugin.
+        namespace: of the plugin; ours if left out, TensorRT's own have "".
 
     Returns:
         The output tensors, and what must live until the engine is built.

@@ -67,7 +67,9 @@ class MixedNetwork(PluginNetwork):
             BackendError: the sentences are not packed, or longer than the model has positions.
         """
         if not form.packed or not 0 < form.longest <= self.config.max_positions:
-            raise BackendError(f"Packed sentences may have 1 to {self.config.max_positions} tokens, not {form.longest}.")
+            raise BackendError(
+                f"Packed sentences may have 1 to {self.config.max_positions} tokens, not {form.longest}."
+            )
         trt = self.trt
         ids, types = (self.network.add_input(name, trt.int32, (-1,)) for name in ("input_ids", "token_type_ids"))
         starts = self.network.add_input(STARTS, trt.int32, (-1,))
@@ -90,7 +92,10 @@ class MixedNetwork(PluginNetwork):
         gamma, beta = self.affine("embeddings.LayerNorm")
         prefix, tables = "bert_embeddings", {"word": "word", "token_type": "token_type", "position": "position"}
         values = {
-            **{f"{prefix}_{key}_embeddings": self.float_weight(f"embeddings.{table}_embeddings") for key, table in tables.items()},
+            **{
+                f"{prefix}_{key}_embeddings": self.float_weight(f"embeddings.{table}_embeddings")
+                for key, table in tables.items()
+            },
             f"{prefix}_layernorm_gamma": gamma.astype(np.float32),
             f"{prefix}_layernorm_beta": beta.astype(np.float32),
             "output_fp16": 1,
@@ -125,7 +130,9 @@ class MixedNetwork(PluginNetwork):
             for kind in ("weight", "bias")
         )
         shared = amax[0] * by.query if amax else 0.0
-        qkv = self.linear(quantized, f"{name}.qkv", weight, bias, self.input_of(i, "attention"), out="int8", amax=shared)
+        qkv = self.linear(
+            quantized, f"{name}.qkv", weight, bias, self.input_of(i, "attention"), out="int8", amax=shared
+        )
         context = self.context(qkv, lengths, form, i, by, wide, shared)
         dense = attention.output_weight(self.weights[f"{source}.output.dense.weight"], heads, wide, by)
         y = self.linear(
@@ -172,7 +179,9 @@ class MixedNetwork(PluginNetwork):
         else:
             out = "" if self.chosen.gelu == "layers" else "half"
             y = self.gelu(self.linear(quantized, inner, *wide, self.input_of(i, "ffn"), out=out), f"{name}.gelu")
-        y = self.linear(y, f"{name}.output", *self.affine(f"{source}.output.dense"), f"{name}.gelu", out=self.chosen.sums)
+        y = self.linear(
+            y, f"{name}.output", *self.affine(f"{source}.output.dense"), f"{name}.gelu", out=self.chosen.sums
+        )
         return self.norm(y, x, f"{name}.norm", f"{source}.output.LayerNorm", quantize=quantize)
 
     def linear(
@@ -195,7 +204,8 @@ class MixedNetwork(PluginNetwork):
         Args:
             x: its input; INT8, or what TensorRT may quantize, in an INT8 network.
             name: of its result, bias included.
-            weight, bias: of the checkpoint.
+            weight: of the checkpoint.
+            bias: of the checkpoint.
             range_name: the table's name of the input.
             out: type of the result in an INT8 network: "half", "float" or "int8"; "" leaves it to TensorRT.
             amax: range of the result; from the table when 0.
@@ -248,7 +258,9 @@ class MixedNetwork(PluginNetwork):
         none, kind = self.trt.MatrixOperation.NONE, self.trt.int8 if int8 else self.trt.float16
         flat = self.shuffle(x, f"{name}@in", shape=(0, kernel.shape[1]))
         if int8:
-            self.set_range(flat, self.amax[str(x.name)] if str(x.name) in self.amax else self.scale(str(x.name)) * INT8_MAX)
+            self.set_range(
+                flat, self.amax[str(x.name)] if str(x.name) in self.amax else self.scale(str(x.name)) * INT8_MAX
+            )
         matrix = self.constant(f"{name}.weight", np.ascontiguousarray(kernel.T))
         layer = self.network.add_matrix_multiply(flat, none, matrix, none)
         self.constrain(layer, kind, "")
@@ -351,9 +363,7 @@ class MixedNetwork(PluginNetwork):
         if out:
             layer.set_output_type(0, {"half": self.trt.float16, "float": self.trt.float32, "int8": self.trt.int8}[out])
 
-    def shuffle(
-        self, x: Any, name: str, *, shape: tuple[int, ...] = (), first: tuple[int, ...] = ()
-    ) -> Any:
+    def shuffle(self, x: Any, name: str, *, shape: tuple[int, ...] = (), first: tuple[int, ...] = ()) -> Any:
         """A transposition or a reshape."""
         layer = self.network.add_shuffle(x)
         if first:
@@ -410,4 +420,3 @@ class MixedNetwork(PluginNetwork):
         if not tensor.set_dynamic_range(-float(amax), float(amax)):
             raise TableError(f"TensorRT refuses the range of {tensor.name!r}.")
         self.amax[str(tensor.name)] = amax
-

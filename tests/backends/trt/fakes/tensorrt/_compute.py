@@ -28,7 +28,9 @@ def freeze(network):
         names = [layer.get_output(i).name for i in range(1, layer.num_outputs)]
         if layer._kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "PLUGIN_V2"):
             outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-            extra["ranges"] = [None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)]
+            extra["ranges"] = [
+                None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)
+            ]
             extra["int8"] = layer._precision is not None and layer._precision.name == "INT8"
         layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds, names])
     return {**io, "layers": layers}
@@ -118,7 +120,7 @@ def _layer(kind, given, shape, extra):
 
 
 def _product(kind, given, extra):
-    """A product with a weight; INT8 where the layer is told to be, with the input's range and a scale for each output."""
+    """A product with a weight; in INT8 where the layer is told to be, with a scale for each output."""
     x, amax = given[0], extra["ranges"][0]
     weight = given[1].T if kind == "MATRIX_MULTIPLY" and extra["int8"] else extra.get("value")
     if x.dtype == np.int8:

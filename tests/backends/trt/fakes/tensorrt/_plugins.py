@@ -284,12 +284,18 @@ def fused(given, values):
     qkv, starts, extent = (given[0], given[1], given[2]) if interleaved else (given[0], given[2], given[3])
     ranges, int8 = values["ranges"], interleaved or number(values, "type_id") == 2
     heads, width = int(number(values, "num_heads")), int(number(values, "hidden_size"))
-    lengths = (128, 192, 256, 384) if interleaved else (128, 192, 256, 384, 512) if int8 else (64, 96, 128, 256, 384, 512)
+    lengths = (
+        (128, 192, 256, 384) if interleaved else (128, 192, 256, 384, 512) if int8 else (64, 96, 128, 256, 384, 512)
+    )
     if width // heads != 64 or len(extent) not in lengths or max(np.diff(starts)) > len(extent):
         raise RuntimeError("Could not find kernel")
     x = numbers(qkv, ranges[0]) if int8 else qkv.astype(np.float32)
     x = x[0, :, :, 0].T if interleaved else x[..., 0, 0]
-    parts = x.reshape(-1, 3, heads, 64).transpose(1, 2, 0, 3) if interleaved else x.reshape(-1, heads, 3, 64).transpose(2, 1, 0, 3)
+    parts = (
+        x.reshape(-1, 3, heads, 64).transpose(1, 2, 0, 3)
+        if interleaved
+        else x.reshape(-1, heads, 3, 64).transpose(2, 1, 0, 3)
+    )
     y = unwritten((heads, len(x), 64))
     for a, b in pairwise(starts):
         query, key, value = parts[:, :, a:b]
@@ -308,12 +314,16 @@ def fused(given, values):
 FIELDS = ("type", "residual_type")
 
 
-def as_wanted(x, field, values, position):
-    """What TensorRT does to a float tensor before a plugin that wants another type."""
-    if field not in values or x.dtype == np.int32 or x.dtype == np.int8:
-        return x
-    wanted = int(number(values, field))
-    return codes(x, values["ranges"][position]) if wanted == 2 else x.astype(_NUMPY[wanted])
+def converted(given, values):
+    """What TensorRT does to float tensors before a plugin of ours that wants other types."""
+    made = []
+    for i, x in enumerate(given):
+        wanted = int(number(values, FIELDS[i])) if i < 2 and FIELDS[i] in values else 1
+        if x.dtype in (np.int32, np.int8):
+            made.append(x)
+        else:
+            made.append(codes(x, values["ranges"][i]) if wanted == 2 else x.astype(_NUMPY[wanted]))
+    return made
 
 
 def of_rows(work):
@@ -321,7 +331,7 @@ def of_rows(work):
 
     def run(given, values):
         four = given[0].ndim == 4
-        given = [as_wanted(x, field, values, i) for i, (x, field) in enumerate(zip(given, FIELDS, strict=False))] + given[2:]
+        given = converted(given, values)
         results = work([x[..., 0, 0] if x.ndim == 4 else x for x in given], values)
         return [y[..., None, None] for y in results] if four or "channels" in values else results
 
