@@ -97,8 +97,8 @@ _listeners: WeakSet[Messages] = WeakSet()
 def logger() -> Any:
     """The process's TensorRT logger: it tells every `Messages` that is alive.
 
-    There is one, and it is never freed: TensorRT keeps the first logger that it is given for the whole process, and with
-    plugins it goes on writing to it after the engine that brought it is gone.
+    There is one, and it is never freed: TensorRT keeps the first logger that it is given for the whole process, and
+    with plugins it goes on writing to it after the engine that brought it is gone.
     """
     trt = load()
 
