@@ -6,8 +6,8 @@ Its versions 2 (packed) and 3 (interleaved) read one product of query, key and v
     3   (1, 3 * width, tokens, 1), INT8 in the format CHW32; all heads' queries, then keys, then values
 
 A kernel is made for one width of heads and one longest sentence; the extent of an input without content tells the
-plugin which it may take. Scores are scaled by 1 / sqrt(head), INT8 tensors have one scale each, so query, key and value share
-theirs, and probabilities have the scale `dq_probs`.
+plugin which it may take. Scores are scaled by 1 / sqrt(head). INT8 tensors have one scale each, so query, key and value
+share theirs, and probabilities have the scale `dq_probs`.
 """
 
 from __future__ import annotations
