@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,8 +176,8 @@ def main() -> None:
     if "base" in given.models:
         write_table(models["base"].folder, models["base"].table)
         results.put("table_s", round(time.time() - started, 1))
-    last_start, last_end = started + 0.45 * given.seconds, started + 0.7 * given.seconds
-    built: dict[tuple[str, str], str] = {}
+    last_start, last_end = started + 0.45 * given.seconds, started + 0.68 * given.seconds
+    built: dict[tuple[str, str], Any] = {}
 
     def one(job: tuple[str, str]) -> None:
         key = f"{job[0]}: {job[1]}"
@@ -187,8 +186,10 @@ def main() -> None:
             return
         begun = time.time()
         try:
-            build(models[job[0]], job[1], logs, last_end, given.level).close()
-            built[job] = key
+            engine = build(models[job[0]], job[1], logs, last_end, given.level)
+            if broken := [note for note in engine.notes if "could not be inspected" in note]:
+                raise RuntimeError(broken[0])  # one that crashes its own process would end this one's device too
+            built[job] = engine
             results.put(f"build {key}", {"seconds": round(time.time() - begun, 1)})
         except Exception as error:
             traceback.print_exc()
@@ -204,9 +205,11 @@ def main() -> None:
             job.result()
     results.put("building_s", round(time.time() - started, 1))
     for name, model in models.items():
-        variants = [variant for owner, variant in jobs if owner == name and (owner, variant) in built]
-        if variants:
-            study(model, variants, feeds, exact[name], results, logs, given.level, data)
+        engines = {
+            variant: built[owner, variant] for owner, variant in jobs if owner == name and (owner, variant) in built
+        }
+        if engines:
+            study(model, engines, feeds, exact[name], results, data)
     results.put("seconds", round(time.time() - started, 1))
 
 
@@ -230,35 +233,31 @@ def cpu_logits(model: Model, feeds: dict[str, dict[str, np.ndarray]]) -> dict[st
 
 def study(
     model: Model,
-    variants: Sequence[str],
+    engines: dict[str, Any],
     feeds: dict[str, dict[str, np.ndarray]],
     exact: dict[str, np.ndarray],
     results: Results,
-    logs: Path,
-    level: int,
     data: Path,
 ) -> None:
-    """Logits, kernels and times of a model's engines; all of them loaded from the plan cache."""
-    engines: dict[str, Any] = {}
-    for variant in variants:
-        key = f"{model.name}: {variant}"
+    """Logits, kernels and times of a model's engines."""
+    sound: dict[str, Any] = {}
+    for variant, engine in engines.items():
 
-        def look(variant: str = variant) -> Any:
-            engine = build(model, variant, logs, time.time() + 60, level)
+        def look(variant: str = variant, engine: Any = engine) -> Any:
             found = {name: compared(engine.infer(feed)["logits"], exact[name]) for name, feed in feeds.items()}
-            engines[variant] = engine
+            sound[variant] = engine
             if model.adapter:
                 batches, labels = sst2(data)
                 logits = np.concatenate([engine.infer(batch)["logits"] for batch in batches])
                 found["sst2_accuracy"] = round(float((logits.argmax(1) == labels).mean()), 4)
             return found | looked_at(engine)
 
-        results.attempt(key, look)
+        results.attempt(f"{model.name}: {variant}", look)
     for name, feed in feeds.items():
 
         def timed(feed: dict[str, np.ndarray] = feed) -> Any:
-            names = list(engines)
-            timings = time_phases([engines[variant] for variant in names], [feed], TIMING)
+            names = list(sound)
+            timings = time_phases([sound[variant] for variant in names], [feed], TIMING)
             row = {}
             for variant, timing in zip(names, timings, strict=True):
                 reference = "plugins fp16" if variant.endswith("fp16") else "plugins"
@@ -268,7 +267,7 @@ def study(
                     row[variant]["to_plugins"] = round(ratio(timing, timings[names.index(reference)]), 3)
             return row
 
-        if engines:
+        if sound:
             results.attempt(f"times {model.name}, {name}", timed)
     for engine in engines.values():
         engine.close()

@@ -160,6 +160,8 @@ def _refusal(chosen: Chosen, wanted: Wanted, built: bool) -> str | None:
             return "The interleaved attention plugin is INT8 alone."
         if chosen.linear != "convolution":
             return "Between interleaved attention stand convolutions; no other linear layers take its tensors."
+    if chosen.linear == "own" and chosen.sums != "half":
+        return "Our linear layers give LayerNorm FP16."
     if chosen.norms == "tensorrt":
         if chosen.gelu == "own" or chosen.linear == "own":
             return "Our linear layers and GELU go with our LayerNorm."

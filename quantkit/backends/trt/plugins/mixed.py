@@ -10,7 +10,6 @@ Names are those of `quantkit.network.bert`; what only this network has is "layer
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from quantkit.backends.trt.plugins.attention import Factors
 from quantkit.backends.trt.plugins.choice import Chosen
 from quantkit.backends.trt.plugins.definition import STARTS, Form, PluginNetwork
 from quantkit.backends.trt.plugins.fields import add_plugin
+from quantkit.backends.trt.plugins.layers import Layers
 from quantkit.backends.trt.plugins.library import FLOAT, HALF, INT8
 from quantkit.errors import BackendError, TableError
 from quantkit.network.bert import OUTPUT
@@ -48,7 +48,8 @@ class MixedNetwork(PluginNetwork):
         self.kept: list[Any] = []
         self.says: tuple[str, ...] = ()
         self.amax: dict[str, float] = {}
-        self._scalars: dict[str, Any] = {}
+        constrained = self.chosen.constrained and self.int8
+        self.layers = Layers(self.trt, self.network, constrained, self.kept)
 
     @property
     def own(self) -> bool:
@@ -74,7 +75,7 @@ class MixedNetwork(PluginNetwork):
         ids, types = (self.network.add_input(name, trt.int32, (-1,)) for name in ("input_ids", "token_type_ids"))
         starts = self.network.add_input(STARTS, trt.int32, (-1,))
         kernel = self.chosen.kernel
-        self.extent = self.constant("longest", np.zeros(kernel.length if kernel else form.longest, np.int32))
+        self.extent = self.layers.constant("longest", np.zeros(kernel.length if kernel else form.longest, np.int32))
         x, quantized = self.embeddings(ids, types, starts)
         for i in range(self.config.num_layers):
             last = i == self.config.num_layers - 1
@@ -104,7 +105,7 @@ class MixedNetwork(PluginNetwork):
         self.give_range(x, name)
         if self.interleaved:
             x.name = f"{name}@rows"
-            x = self.shuffle(x, name, first=(2, 1, 0, 3))
+            x = self.layers.shuffle(x, name, first=(2, 1, 0, 3))
         return self.as_given((x, None))
 
     def embedding_values(self, starts: Any) -> dict[str, Any]:
@@ -226,23 +227,16 @@ class MixedNetwork(PluginNetwork):
             if int8 and amax:
                 self.set_range(y, amax)
             return y
-        kernel, shift = (self.keep(np.asarray(array, np.float32)) for array in (weight, bias))
+        kernel, shift = (np.ascontiguousarray(array, np.float32) for array in (weight, bias))
+        kind = self.trt.int8 if int8 else self.trt.float16
         if self.chosen.linear == "matmul":
-            y = self.product(x, name, kernel, shift, amax, int8=int8)
+            y = self.product(x, name, kernel, shift, amax, kind, int8=int8)
         else:
-            layer = self.dense_layer(x, kernel, shift)
-            self.constrain(layer, self.trt.int8 if int8 else self.trt.float16, out if int8 else "half" if half else "")
-            y = self.named(layer, name)
+            told = out if int8 else "half" if half else ""
+            y = self.layers.dense(x, name, self.chosen.linear, kernel, shift, kind, told)
         if int8 and amax:
             self.set_range(y, amax)
         return y
-
-    def dense_layer(self, x: Any, kernel: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> Any:
-        """A linear layer as TensorRT's convolution or fully connected layer."""
-        weights, outputs = self.trt.Weights, kernel.shape[0]
-        if self.chosen.linear == "fully_connected":
-            return self.network.add_fully_connected(x, outputs, weights(kernel), weights(bias))
-        return self.network.add_convolution_nd(x, outputs, (1, 1), weights(kernel), weights(bias))
 
     def product(
         self,
@@ -251,44 +245,34 @@ class MixedNetwork(PluginNetwork):
         kernel: npt.NDArray[np.float32],
         bias: npt.NDArray[np.float32],
         amax: float,
+        kind: Any,
         *,
         int8: bool,
     ) -> Any:
         """A linear layer as a matrix product and a sum, between two reshapes."""
-        none, kind = self.trt.MatrixOperation.NONE, self.trt.int8 if int8 else self.trt.float16
-        flat = self.shuffle(x, f"{name}@in", shape=(0, kernel.shape[1]))
+        made, trt = self.layers, self.trt
+        flat = made.shuffle(x, f"{name}@in", shape=(0, kernel.shape[1]))
+        matrix, none = made.constant(f"{name}.weight", kernel.T), trt.MatrixOperation.NONE
+        y = made.named(self.network.add_matrix_multiply(flat, none, matrix, none), f"{name}.matmul", kind)
         if int8:
-            self.set_range(
-                flat, self.amax[str(x.name)] if str(x.name) in self.amax else self.scale(str(x.name)) * INT8_MAX
-            )
-        matrix = self.constant(f"{name}.weight", np.ascontiguousarray(kernel.T))
-        layer = self.network.add_matrix_multiply(flat, none, matrix, none)
-        self.constrain(layer, kind, "")
-        y = self.named(layer, f"{name}.matmul")
-        if int8 and amax:
-            self.set_range(y, amax)
-        shift = self.constant(f"{name}.bias", bias[None])
-        y = self.named(self.network.add_elementwise(y, shift, self.trt.ElementWiseOperation.SUM), f"{name}@flat")
+            source = str(x.name)
+            self.set_range(flat, self.amax[source] if source in self.amax else self.scale(source) * INT8_MAX)
+            self.set_range(y, amax or self.scale(name) * INT8_MAX)
+        shift = made.constant(f"{name}.bias", bias[None])
+        y = made.named(self.network.add_elementwise(y, shift, trt.ElementWiseOperation.SUM), f"{name}@flat")
         if int8:
             self.set_range(y, amax or self.scale(name) * INT8_MAX)
-        return self.shuffle(y, name, shape=(0, kernel.shape[0], 1, 1))
+        return made.shuffle(y, name, shape=(0, kernel.shape[0], 1, 1))
 
     def gelu(self, x: Any, name: str) -> Any:
         """GELU as a plugin of ours, or as layers that TensorRT fuses with the product."""
-        trt, width = self.trt, int(x.shape[1])
         if self.chosen.gelu == "own":
             kind = INT8 if self.int8 else HALF
-            values = {"type": HALF, "out_type": kind, "width": width, **self.code_values(name)}
+            values = {"type": HALF, "out_type": kind, "width": int(x.shape[1]), **self.code_values(name)}
             y = self.plugin("QuantkitBiasGelu", name, [x], values)[0]
             self.give_range(y, name)
             return y
-        steps = trt.ElementWiseOperation
-        y = self.step(x, self.scalar("sqrt_two", math.sqrt(2.0)), steps.DIV, f"{name}.scaled")
-        layer = self.network.add_unary(y, trt.UnaryOperation.ERF)
-        self.constrain(layer, trt.float32, "")
-        y = self.step(self.named(layer, f"{name}.erf"), self.scalar("one", 1.0), steps.SUM, f"{name}.shifted")
-        y = self.step(x, y, steps.PROD, f"{name}.product")
-        return self.step(y, self.scalar("half", 0.5), steps.PROD, name)
+        return self.layers.gelu(x, name)
 
     def norm(self, x: Any, residual: Any, name: str, source: str, *, quantize: bool) -> tuple[Any, Any]:
         """Residual and LayerNorm."""
@@ -315,24 +299,15 @@ class MixedNetwork(PluginNetwork):
             return
         last = f"layer{self.config.num_layers - 1}.ffn.norm"
         if self.interleaved:
-            x = self.shuffle(x, f"{last}@rows", first=(2, 1, 0, 3))
+            x = self.layers.shuffle(x, f"{last}@rows", first=(2, 1, 0, 3))
             self.give_range(x, last)
-        first = self.named(self.network.add_gather(x, self.firsts(starts), 0), f"{last}@first")
+        first = self.layers.named(self.network.add_gather(x, self.layers.firsts(starts), 0), f"{last}@first")
         self.give_range(first, last)
         y = self.linear(first, "pooler.dense", *self.affine("pooler.dense"), "", half=True)
-        y = self.named(self.network.add_activation(y, self.trt.ActivationType.TANH), "pooler.tanh")
+        y = self.layers.named(self.network.add_activation(y, self.trt.ActivationType.TANH), "pooler.tanh")
         weight, bias = self.affine("classifier")
         y = self.linear(y, f"{OUTPUT}@column", weight, bias, "", half=True, out="float")
-        self.network.mark_output(self.shuffle(y, OUTPUT, shape=(0, weight.shape[0])))
-
-    def firsts(self, starts: Any) -> Any:
-        """`starts` without the end of the last sentence."""
-        count = self.named(self.network.add_shape(starts), f"{STARTS}@shape")
-        one = self.constant(f"{STARTS}@one", np.ones(1, np.int32 if count.dtype == self.trt.int32 else np.int64))
-        layer = self.network.add_elementwise(count, one, self.trt.ElementWiseOperation.SUB)
-        cut = self.network.add_slice(starts, (0,), (1,), (1,))
-        cut.set_input(2, self.named(layer, f"{STARTS}@count"))
-        return self.named(cut, f"{STARTS}@firsts")
+        self.network.mark_output(self.layers.shuffle(y, OUTPUT, shape=(0, weight.shape[0])))
 
     def code(self, name: str) -> tuple[float, int]:
         """TensorRT's layers know no INT8 codes but those around zero."""
@@ -348,59 +323,6 @@ class MixedNetwork(PluginNetwork):
         outputs, kept = add_plugin(self.trt, self.network, kind, name, inputs, values, version=version, namespace="")
         self.kept += kept
         return outputs[0]
-
-    def step(self, a: Any, b: Any, operation: Any, name: str) -> Any:
-        """An elementwise layer, computed in float32: TensorRT fuses such layers with the product before them."""
-        layer = self.network.add_elementwise(a, b, operation)
-        self.constrain(layer, self.trt.float32, "")
-        return self.named(layer, name)
-
-    def constrain(self, layer: Any, precision: Any, out: str) -> None:
-        """Tells a layer its precision and the type of its result ("" for none)."""
-        if not self.chosen.constrained or not self.int8:
-            return
-        layer.precision = precision
-        if out:
-            layer.set_output_type(0, {"half": self.trt.float16, "float": self.trt.float32, "int8": self.trt.int8}[out])
-
-    def shuffle(self, x: Any, name: str, *, shape: tuple[int, ...] = (), first: tuple[int, ...] = ()) -> Any:
-        """A transposition or a reshape."""
-        layer = self.network.add_shuffle(x)
-        if first:
-            layer.first_transpose = first
-        if shape:
-            layer.reshape_dims = shape
-        return self.named(layer, name)
-
-    def scalar(self, name: str, value: float) -> Any:
-        """A number as a tensor of four dimensions, made once."""
-        if name not in self._scalars:
-            self._scalars[name] = self.constant(name, np.full((1, 1, 1, 1), value, np.float32))
-        return self._scalars[name]
-
-    def constant(self, name: str, value: npt.NDArray[Any]) -> Any:
-        """A constant."""
-        array = self.keep(value)
-        return self.named(self.network.add_constant(array.shape, self.trt.Weights(array)), name)
-
-    def keep(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The array, contiguous, referenced until the builder is gone."""
-        array = np.ascontiguousarray(value)
-        self.kept.append(array)
-        return array
-
-    def named(self, layer: Any, name: str) -> Any:
-        """A layer's only output; both get the name.
-
-        Raises:
-            BackendError: TensorRT refused the layer.
-        """
-        if layer is None:
-            raise BackendError(f"TensorRT refuses the layer {name!r}.")
-        layer.name = name
-        tensor = layer.get_output(0)
-        tensor.name = name
-        return tensor
 
     def float_weight(self, source: str) -> npt.NDArray[np.float32]:
         """A weight of the checkpoint, float32."""
