@@ -38,7 +38,7 @@ def chains(tree: ast.AST):
 
 def used(start: str):
     """(module, chain) for every chain that begins at a variable or attribute of that name."""
-    for path in sorted(ROOM.rglob("*.py")):
+    for path in (*sorted(ROOM.glob("*.py")), *(ROOM / "plugins" / f"{name}.py" for name in ("layers", "mixed"))):
         for chain in chains(ast.parse(path.read_text())):
             for i, part in enumerate(chain[:-1]):
                 if part == start and (i == 0 or chain[i - 1] in ("self", "bench")):
