@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantkit.backends import get_backend
 from quantkit.backends.trt import runtime
 from quantkit.backends.trt.options import BuildOptions, Mix, ShapeRange, Source
+from quantkit.backends.trt.plugins import library
 
 pytestmark = pytest.mark.gpu
 
@@ -22,22 +22,9 @@ def _attention_plugin() -> None:
 
 
 @pytest.fixture
-def exact(tiny_bert_dir):
-    """CPU logits, and a table of min-max ranges."""
-    import quantkit
-    from quantkit.network.model import load_model
-
-    network = load_model(tiny_bert_dir)
-
-    def run(feed):
-        shape = feed["input_ids"].shape
-        with get_backend("onnxruntime").compile(network.fixed(*shape), "fp32") as engine:
-            logits = engine.infer(feed)["logits"]
-        with get_backend("onnxruntime").tap(network.fixed(*shape), network.activations()) as tap:
-            batch = {name: array.copy() for name, array in tap.infer(feed).items()}
-        return logits, quantkit.calibrate_arrays([batch], method="minmax")
-
-    return run
+def exact(tiny_bert_dir, on_the_cpu):
+    """CPU logits of a feed, and a table of min-max ranges."""
+    return on_the_cpu(tiny_bert_dir)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +39,10 @@ def exact(tiny_bert_dir):
 @pytest.mark.parametrize("precision, tolerance", [("fp16", 0.02), ("int8", 0.2)])
 def test_logits(backend, tiny_bert_dir, exact, feed, precision: str, tolerance: float, mix: Mix) -> None:
     """Heads of 16 are filled up to the kernel's width."""
-    able = runtime.table()
-    if "own" in (mix.linear, mix.norms) or mix.norms == "auto":
-        library = pytest.importorskip("quantkit.backends.trt.plugins.library")
-        if not library.is_built():
-            pytest.skip("our plugins are not built")
-        if mix.linear == "own" and (reason := able.refusal("own linear")):
-            pytest.skip(reason)
+    if mix.norms == "auto" and not library.is_built():
+        pytest.skip("our plugins are not built")
+    if mix.linear == "own" and (reason := runtime.table().refusal("own linear")):
+        pytest.skip(reason)
     ranges = "dynamic_range" if precision == "int8" else ""
     options = BuildOptions(precision, "plugins", ranges, (PROFILE,), packed=True, mix=mix)
     given = feed(5, 40)
