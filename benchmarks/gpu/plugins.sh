@@ -26,6 +26,7 @@ for name in "$@"; do
             export QUANTKIT_PLUGINS=$(find "$QUANTKIT_CACHE/plugins" -name 'libquantkit_plugins.so' | head -n 1) ;;&
         tests) step tests 90 $TRTPY -m pytest tests/backends/trt/test_plugin_arithmetic.py tests/gpu/test_plugin_engines.py -m gpu -q --maxfail=12 -p no:cacheprovider ;;
         memcheck) step memcheck 120 compute-sanitizer --error-exitcode 9 $TRTPY -m pytest tests/backends/trt/test_plugin_arithmetic.py -m gpu -q -p no:cacheprovider -k "${ONLY:-test}" ;;
+        attention-tests) step attention-tests 300 $TRTPY -m pytest tests/gpu/test_attention_plugin.py -m gpu -q -p no:cacheprovider ;;
         tiles) step tiles 40 $bench tiles "$data" "$work/tiles.json" ;;
         plugins) step plugins 90 $bench speed "$data" "$work/plugins.json" --ways "plugins int8,plugins fp16" --batches 32,1,8,128 ;;
         accuracy) step accuracy 100 $bench accuracy "$data" "$work/accuracy.json" ;;
