@@ -23,8 +23,9 @@ from quantkit.backends.trt.network import (
     inputs_of,
     is_dynamic,
     parse_onnx,
+    profiles_of,
 )
-from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome
+from quantkit.backends.trt.options import CalibratorOptions, Job, Outcome
 from quantkit.errors import BackendError, CalibrationError
 from quantkit.files import read_bytes, write_bytes
 from quantkit.tables.table import CalibrationTable, load_table
@@ -121,7 +122,7 @@ def prepare(
         definition = define_bert(trt, network, job.source, job.options)
         kept, derived = [definition], definition.derived
     step("configure the builder")
-    config = configure(trt, builder, network, able, job.options)
+    config = configure(trt, builder, network, able, job)
     return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
 
 
@@ -153,8 +154,9 @@ def plugin_network(
     return define_plugins(trt, network, job.source, job.options, table, tiles, able, built=built)
 
 
-def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options: BuildOptions) -> Any:
+def configure(trt: Any, builder: Any, network: Any, able: Capabilities, job: Job) -> Any:
     """The builder's configuration: precision flags, memory, verbosity, profiles."""
+    options = job.options
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -173,7 +175,7 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options:
             config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if able.version < PROFILE_SHARING_BY_DEFAULT:
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
-    add_profiles(builder, config, network, options.profiles)
+    add_profiles(builder, config, network, profiles_of(job.source, options))
     return config
 
 

@@ -114,7 +114,7 @@ def define_plugins(
         else MixedNetwork(trt, network, config, weights, table, tiles, chosen)
     )
     definition.says = chosen.says
-    definition.build(Form(source.batch, source.seq_len, options.packed, longest))
+    definition.build(Form(source.batch, source.seq_len, options.packed or not chosen.ours, longest))
     return definition
 
 
@@ -182,6 +182,17 @@ def add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeR
             raise InputError(f"TensorRT refuses the range of shapes {shapes.min} to {shapes.max}.")
         made.append(profile)
     return made
+
+
+def profiles_of(source: Source, options: BuildOptions) -> tuple[ShapeRange, ...]:
+    """Ranges of shapes: those asked for, or for a fixed shape every batch that is no larger.
+
+    The latter is for sentences that a network packs though nobody asked for it.
+    """
+    if options.profiles or not (source.batch and source.seq_len):
+        return options.profiles
+    largest = (source.batch, source.seq_len)
+    return (ShapeRange((1, 1), largest, largest),)
 
 
 def packed_range(name: str, shapes: ShapeRange) -> tuple[tuple[int], tuple[int], tuple[int]]:

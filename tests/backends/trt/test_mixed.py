@@ -270,6 +270,7 @@ def test_what_is_best_is_chosen_and_said() -> None:
         "TensorRT's own linear layers are used.",
         "TensorRT's attention plugin runs its kernel for heads of 64 and 128 tokens.",
     )
+    assert chosen(packed=False).says == (*ada.says, "Padding is left out: such networks take packed sentences.")
     bare = chosen(built=False)
     assert (bare.norms, bare.sums) == ("tensorrt", "int8") and "TensorRT's LayerNorm plugins are used." in bare.says
     unbuilt = chosen(gpu=HOPPER, built=False)
@@ -295,8 +296,6 @@ def test_what_is_best_is_chosen_and_said() -> None:
         ("Our plugins are not built", {"mix": Mix(norms="own"), "built": False}),
         ("no kernel for FP16, heads of 128", {"mix": Mix(attention="tensorrt"), "int8": False, "head": 128}),
         ("no kernel for INT8, heads of 64 and 700", {"built": False, "longest": 700}),
-        ("take sentences without padding", {"packed": False}),
-        ("take sentences without padding", {"mix": Mix(attention="tensorrt"), "gpu": HOPPER, "packed": False}),
         ("interleaved attention plugin is INT8 alone", {"mix": Mix(attention="interleaved"), "int8": False}),
         ("stand convolutions", {"mix": Mix(attention="interleaved", linear="matmul")}),
         ("go with our LayerNorm", {"mix": Mix(norms="tensorrt", gelu="own")}),
@@ -349,6 +348,19 @@ def test_engines_are_built_run_and_kept(fake_trt, wide_bert_dir, make_feed, cpu,
         assert any("attention plugin runs its kernel for heads of 64" in note for note in engine.notes)
         small = engine.infer(make_feed(2, 9, 1))["logits"]
         assert small.shape == (2, exact.shape[1]) and np.isfinite(small).all()
+
+
+def test_a_fixed_shape_takes_smaller_batches_too(fake_trt, wide_bert_dir, make_feed, cpu) -> None:
+    """Nobody asked for packed sentences or gave a range of shapes."""
+    from quantkit.backends.trt.backend import TensorRTBackend
+
+    mix = Mix(linear="convolution", attention="tensorrt", norms="tensorrt", sums="half")
+    source = Source("", str(wide_bert_dir), batch=5, seq_len=24)
+    with TensorRTBackend(audit=False).build(source, BuildOptions("fp16", "plugins", mix=mix)) as engine:
+        assert "Padding is left out: such networks take packed sentences." in engine.notes
+        for feed in (make_feed(5, 24), make_feed(3, 24, 1), make_feed(1, 24, 2)):
+            exact = cpu(feed)
+            assert np.abs(engine.infer(feed)["logits"] - exact).max() < 0.02 * np.abs(exact).max()
 
 
 def test_options_name_the_parts(fake_trt, wide_bert_dir, cli, tmp_path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantkit.backends.trt.capabilities import Capabilities
 from quantkit.backends.trt.fused import Kernel, kernel_for
@@ -11,6 +11,7 @@ from quantkit.errors import BackendError
 from quantkit.network.config import BertConfig
 
 BUILD = "Run quantkit plugins build."
+UNBUILT = "Our plugins are not built here (quantkit plugins build)."
 LONGEST_EMBEDDED = 384
 """TensorRT's plugin for packed embeddings stops there."""
 LAST_FULLY_CONNECTED = 9
@@ -55,7 +56,7 @@ class Wanted:
     Attributes:
         config: the model's shape.
         int8: whether products are INT8, else FP16.
-        packed: whether sentences come without padding.
+        packed: whether the user asks for sentences without padding.
         longest: tokens of the longest sentence; 0 when that is not known.
     """
 
@@ -88,19 +89,16 @@ def choose(mix: Mix, able: Capabilities, built: bool, wanted: Wanted) -> Chosen:
     says = tuple(sentence for sentence in (why_linear, why_attention, why_norms) if sentence)
     constrained = wanted.int8 if mix.constrained == "auto" else mix.constrained == "yes"
     chosen = Chosen(linear, attention, norms, gelu, sums, constrained, kernel, says)
-    if refused := _refusal(chosen, wanted, built):
+    if refused := _refusal(chosen, wanted):
         raise BackendError(refused, "Choose another --linear or --attention, or use --network api.")
     if not chosen.ours and not wanted.packed:
-        raise BackendError(
-            f"TensorRT's layers and its attention plugin take sentences without padding. {' '.join(says)}".strip(),
-            "Give --packed and --shapes, or use --network api." if built else f"{BUILD} Or give --packed and --shapes.",
-        )
+        return replace(chosen, says=(*says, "Padding is left out: such networks take packed sentences."))
     return chosen
 
 
 def _linear(mix: Mix, able: Capabilities, built: bool) -> tuple[str, str]:
     """Linear layers, and why."""
-    reason = able.refusal("own linear") or ("" if built else "Our plugins are not built here.")
+    reason = able.refusal("own linear") or ("" if built else UNBUILT)
     if mix.linear == "own" and reason:
         raise BackendError(reason, BUILD if able.can("own linear") else "Leave --linear out.")
     if mix.linear == "fully_connected" and able.version.major > LAST_FULLY_CONNECTED:
@@ -114,7 +112,7 @@ def _attention(
     mix: Mix, able: Capabilities, built: bool, wanted: Wanted, linear: str
 ) -> tuple[str, Kernel | None, str]:
     """Attention, TensorRT's kernel where it is that, and why."""
-    own = able.refusal("own plugins") or ("" if built else "Our plugins are not built here.")
+    own = able.refusal("own plugins") or ("" if built else UNBUILT)
     if mix.attention == "own" and own:
         raise BackendError(own, BUILD if able.can("own plugins") else "Leave --attention out.")
     if mix.attention == "own" or (mix.attention == "auto" and linear == "own"):
@@ -146,13 +144,13 @@ def _norms(mix: Mix, built: bool, wanted: Wanted, attention: str) -> tuple[str, 
     if attention == "interleaved":
         return "tensorrt", ""
     if mix.norms == "own" and not built:
-        raise BackendError("Our plugins are not built here.", BUILD)
+        raise BackendError(UNBUILT, BUILD)
     if mix.norms != "auto":
         return mix.norms, ""
     return ("own", "") if built else ("tensorrt", "TensorRT's LayerNorm plugins are used.")
 
 
-def _refusal(chosen: Chosen, wanted: Wanted, built: bool) -> str | None:
+def _refusal(chosen: Chosen, wanted: Wanted) -> str | None:
     """Why these parts do not make this network; None when they do."""
     config = wanted.config
     if chosen.attention == "interleaved":
