@@ -38,25 +38,27 @@ PROFILE = ShapeRange((1, 1), (BATCH, SEQ_LEN), (BATCH, SEQ_LEN))
 TIMING = TimingOptions(warmup_ms=40, iterations=30, duration_s=0.3)
 QUIET = ("VERBOSE",)
 
-THEIRS = Mix(linear="convolution", attention="tensorrt")
+CONV = Mix(linear="convolution", attention="tensorrt")
+FULL = Mix(linear="fully_connected", attention="tensorrt")
 VARIANTS: dict[str, tuple[str, Mix]] = {
-    "conv": ("int8", THEIRS),
-    "conv fp16": ("fp16", THEIRS),
+    "conv": ("int8", CONV),
+    "conv, float sums": ("int8", replace(CONV, sums="float")),
+    "fc fp16": ("fp16", FULL),
     "own linear": ("int8", Mix(linear="own", attention="tensorrt")),
-    "conv, own gelu": ("int8", replace(THEIRS, gelu="own")),
-    "fc": ("int8", replace(THEIRS, linear="fully_connected")),
-    "interleaved": ("int8", replace(THEIRS, attention="interleaved")),
-    "conv, their norms": ("int8", replace(THEIRS, norms="tensorrt")),
-    "fc fp16": ("fp16", replace(THEIRS, linear="fully_connected")),
-    "conv, free": ("int8", replace(THEIRS, constrained="no")),
-    "conv, float sums": ("int8", replace(THEIRS, sums="float")),
-    "conv, int8 sums": ("int8", replace(THEIRS, sums="int8")),
-    "matmul": ("int8", replace(THEIRS, linear="matmul")),
-    "own attention": ("int8", replace(THEIRS, attention="own")),
+    "conv, float sums, free": ("int8", replace(CONV, sums="float", constrained="no")),
+    "conv, float sums, own gelu": ("int8", replace(CONV, sums="float", gelu="own")),
+    "interleaved": ("int8", replace(CONV, attention="interleaved")),
+    "conv, their norms": ("int8", replace(CONV, norms="tensorrt")),
+    "matmul fp16": ("fp16", replace(CONV, linear="matmul")),
+    "conv, int8 sums": ("int8", replace(CONV, sums="int8")),
     "own linear fp16": ("fp16", Mix(linear="own", attention="tensorrt")),
-    "conv, their norms fp16": ("fp16", replace(THEIRS, norms="tensorrt")),
-    "matmul fp16": ("fp16", replace(THEIRS, linear="matmul")),
-    "own attention fp16": ("fp16", replace(THEIRS, attention="own")),
+    "conv fp16": ("fp16", CONV),
+    "fc, float sums": ("int8", replace(FULL, sums="float")),
+    "own attention, float sums": ("int8", replace(CONV, attention="own", sums="float")),
+    "matmul": ("int8", replace(CONV, linear="matmul")),
+    "fc, their norms fp16": ("fp16", replace(FULL, norms="tensorrt")),
+    "own attention fp16": ("fp16", replace(FULL, attention="own")),
+    "interleaved, free": ("int8", replace(CONV, attention="interleaved", constrained="no")),
 }
 PLUGINS = {"plugins": ("int8", Mix()), "plugins fp16": ("fp16", Mix())}
 
@@ -168,10 +170,10 @@ def main() -> None:
         "minilm": Model("minilm", data / "minilm", data / "adapters" / "sst2", data / "mse.json"),
     }
     wanted = given.variants.split(";") if given.variants else list(VARIANTS)
-    small = [name for name in ("conv", "conv fp16", "own linear", "own attention") if name in wanted]
-    jobs = [("base", name) for name in (*wanted[:2], *PLUGINS, *wanted[2:4])]
+    small = [name for name in ("conv, float sums", "fc fp16", "own linear", "conv") if name in wanted]
+    jobs = [("base", name) for name in (*wanted[:4], *PLUGINS, *wanted[4:8])]
     jobs += [("minilm", name) for name in (*small[:2], *PLUGINS)]
-    jobs += [("base", name) for name in wanted[4:]] + [("minilm", name) for name in small[2:]]
+    jobs += [("base", name) for name in wanted[8:]] + [("minilm", name) for name in small[2:]]
     jobs = [job for job in jobs if job[0] in given.models.split(",")]
     if "base" in given.models:
         write_table(models["base"].folder, models["base"].table)

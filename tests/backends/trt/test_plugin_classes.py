@@ -236,3 +236,21 @@ def test_a_mixed_network_s_logits(through_classes, wide_bert_dir, make_feed, cpu
         found = compute(freeze(network), {n: a.astype(np.int32) for n, a in pack(feed).items()})["logits"]
     assert kept.kept and found.shape == exact.shape
     assert np.abs(found - exact).max() < (0.15 if int8 else 0.01) * np.abs(exact).max()
+
+
+def test_formats_of_four_dimensions(host: Host) -> None:
+    """INT8 in vectors of 32 channels alone; the product that LayerNorm reads in either way, the rest row by row."""
+    linear, vectors = 0, 5
+    for width, either in ((64, 1), (40, 0)):
+        ones = np.ones(width, np.float32)
+        numbers = {"type": 1, "residual_type": 1, "out_type": 1, "quantize": 1}
+        values = {"gamma": ones, "beta": ones, "epsilon": np.full(1, 1e-5, np.float32), "out_scale": ones[:1].copy()}
+        values |= {name: np.array([number], np.int32) for name, number in numbers.items()}
+        plugin = ctypes.c_void_p(host.make("QuantkitNorm", values))
+        dims = np.zeros((4, 8), np.int32)
+        dims[:, :4] = (5, width, 1, 1)
+        ranks, types = (ctypes.c_int * 4)(4, 4, 4, 4), (ctypes.c_int * 4)(1, 1, 1, 2)
+        given = (plugin, 2, 2, ctypes.c_void_p(dims.ctypes.data), ranks, types)
+        found = [[host.raw.host_takes(*given, i, form) for form in (linear, vectors)] for i in range(4)]
+        assert found == [[1, either], [1, 0], [1, 0], [0, 1]]
+        host.raw.host_destroy(plugin)

@@ -37,9 +37,12 @@ inline int width_axis(int rank) { return rank == 4 ? 1 : rank - 1; }
 inline int width_of(const Dims& dims) { return dims.d[width_axis(dims.nbDims)]; }
 inline int rows_of(const Dims& dims) { return count_of(dims, width_axis(dims.nbDims)); }
 
-inline nvinfer1::TensorFormat format_of(const PluginTensorDesc& tensor) {
-    const bool vectors = tensor.dims.nbDims == 4 && tensor.type == DataType::kINT8;
-    return vectors ? nvinfer1::TensorFormat::kCHW32 : nvinfer1::TensorFormat::kLINEAR;
+// Whether a tensor has the format it is to have; `either`: vectors of 32 channels will do for other types too.
+inline bool has_format(const PluginTensorDesc& tensor, bool either) {
+    const bool vectors = tensor.format == nvinfer1::TensorFormat::kCHW32;
+    if (!vectors && tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
+    if (tensor.dims.nbDims != 4) return !vectors;
+    return tensor.type == DataType::kINT8 ? vectors : !vectors || (either && tensor.dims.d[1] % 32 == 0);
 }
 
 inline Type type_of(DataType type) {
@@ -58,6 +61,8 @@ class Operation {
     virtual int inputs() const = 0;
     virtual int outputs() const { return 1; }
     virtual DataType type(int position) const = 0;
+    // Whether an input of four dimensions may come in vectors of channels whatever its type, as products give it.
+    virtual bool either(int) const { return false; }
     virtual DimsExprs shape(int output, const DimsExprs* in, nvinfer1::IExprBuilder&) const = 0;
     // Throws when the shapes do not fit; extents that are not known yet are -1.
     virtual void check(const Dims* in) const = 0;

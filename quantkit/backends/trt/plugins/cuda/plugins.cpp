@@ -60,7 +60,7 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
         return guarded(Kind::kName, false, [&] {
             require(inputs == operation_.inputs() && outputs == operation_.outputs(), "the number of tensors is another");
             return tensors[position].type == operation_.type(position) &&
-                   tensors[position].format == format_of(tensors[position]);
+                   has_format(tensors[position], operation_.either(position));
         });
     }
 

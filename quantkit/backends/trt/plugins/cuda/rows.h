@@ -34,6 +34,7 @@ class NormOperation : public Operation {
         if (position < inputs()) return data_type("residual_type");
         return whole_ && position == inputs() ? data_type("out_type") : DataType::kINT8;
     }
+    bool either(int position) const override { return position == 0; }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder&) const override { return in[0]; }
     void check(const Dims* in) const override {
         for (int i = 0; i < inputs(); ++i) {
@@ -151,6 +152,7 @@ class BiasGeluOperation : public Operation {
 
     int inputs() const override { return 1; }
     DataType type(int position) const override { return data_type(position == 0 ? "type" : "out_type"); }
+    bool either(int position) const override { return position == 0; }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder&) const override { return in[0]; }
     void check(const Dims* in) const override { require(has_width(in[0], width_), "the input has another width"); }
     std::map<std::string, std::vector<char>> arrays() const override { return named({"bias"}); }
