@@ -380,3 +380,22 @@ def test_options_name_the_parts(fake_trt, wide_bert_dir, cli, tmp_path) -> None:
         Mix(norms="none")
     with pytest.raises(InputError, match="chosen for networks of plugins"):
         BuildOptions("fp16", "api", mix=Mix(linear="matmul"))
+
+
+def test_what_tensorrt_refuses_is_a_sentence(fake_trt, wide_bert_dir, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorrt import _network, _plugins
+
+    mix = Mix(attention="tensorrt", linear="convolution")
+    with monkeypatch.context() as patch:
+        patch.setattr(_network.INetworkDefinition, "add_convolution_nd", lambda *_: None)
+        with pytest.raises(BackendError, match=r"TensorRT refuses the layer 'layer0\.attention\.qkv'"):
+            define(wide_bert_dir, mix=mix, gpu=HOPPER)
+    monkeypatch.setattr(_plugins, "THEIRS", {})  # a TensorRT whose plugin library has none of them
+    with pytest.raises(BackendError, match="does not know the plugin CustomQKVToContextPluginDynamic") as caught:
+        define(wide_bert_dir, mix=mix, gpu=HOPPER)
+    assert caught.value.hint == "Use --network api."
+
+
+def test_a_sentence_may_not_be_longer_than_the_positions(fake_trt, wide_bert_dir) -> None:
+    with pytest.raises(BackendError, match="may have 1 to 64 tokens, not 100"):
+        define(wide_bert_dir, mix=Mix(attention="tensorrt"), gpu=HOPPER, profile=ShapeRange.fixed(2, 100))
