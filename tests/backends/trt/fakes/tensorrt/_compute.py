@@ -21,19 +21,33 @@ def freeze(network):
         key = f"#{number}"
         for i in range(layer.num_outputs):
             order[id(layer.get_output(i))] = f"{key}.{i}" if i else key
-        extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in layer._extra.items()}
-        kinds = {k: str(v.dtype) for k, v in layer._extra.items() if isinstance(v, np.ndarray)}
+        known = extras(layer)
+        extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in known.items()}
+        kinds = {k: str(v.dtype) for k, v in known.items() if isinstance(v, np.ndarray)}
         inputs = [None if t is None else order[id(t)] for t in layer._inputs]
         name = layer.get_output(0).name
         names = [layer.get_output(i).name for i in range(1, layer.num_outputs)]
-        if layer._kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "PLUGIN_V2"):
-            outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-            extra["ranges"] = [
-                None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)
-            ]
-            extra["int8"] = layer._precision is not None and layer._precision.name == "INT8"
         layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds, names])
     return {**io, "layers": layers}
+
+
+def extras(layer):
+    """What a layer is made with; products and plugins also with their tensors' ranges and whether they are INT8."""
+    extra = dict(layer._extra)
+    if layer._kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "PLUGIN_V2"):
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        extra["ranges"] = [None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)]
+        extra["int8"] = layer._precision is not None and layer._precision.name == "INT8"
+    return extra
+
+
+def results_of(kind, given, shape, extra):
+    """Outputs of a layer."""
+    if kind == "PLUGIN_V2":
+        from tensorrt._plugins import PLUGINS
+
+        return PLUGINS[extra["plugin"]](given, extra)
+    return [_layer(kind, given, shape, extra)]
 
 
 def compute(frozen, feed, names=()):
@@ -45,14 +59,9 @@ def compute(frozen, feed, names=()):
     for kind, key, name, inputs, shape, extra, kinds, more in frozen["layers"]:
         extra = {k: np.array(v, kinds[k]) if k in kinds else v for k, v in extra.items()}
         given = [None if i is None else found[i] for i in inputs]
-        if kind == "PLUGIN_V2":
-            from tensorrt._plugins import PLUGINS
-
-            results = PLUGINS[extra["plugin"]](given, extra)
-            for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
-                found[f"{key}.{i}" if i else key] = byname[called] = result
-            continue
-        found[key] = byname[name] = _layer(kind, given, shape, extra)
+        results = results_of(kind, given, shape, extra)
+        for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
+            found[f"{key}.{i}" if i else key] = byname[called] = result
     wanted = [*(n for n, _, _ in frozen["outputs"]), *names]
     return {n: byname[n] for n in wanted}
 
