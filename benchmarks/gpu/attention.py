@@ -38,23 +38,23 @@ PROFILE = ShapeRange((1, 1), (BATCH, SEQ_LEN), (BATCH, SEQ_LEN))
 TIMING = TimingOptions(warmup_ms=40, iterations=30, duration_s=0.3)
 QUIET = ("VERBOSE",)
 
-CONV = Mix(linear="convolution", attention="tensorrt")
+CONV = Mix(linear="convolution", attention="tensorrt", sums="float")
 FULL = Mix(linear="fully_connected", attention="tensorrt")
 VARIANTS: dict[str, tuple[str, Mix]] = {
     "conv": ("int8", CONV),
-    "conv, float sums": ("int8", replace(CONV, sums="float")),
     "fc fp16": ("fp16", FULL),
+    "conv, half sums": ("int8", replace(CONV, sums="half")),
     "own linear": ("int8", Mix(linear="own", attention="tensorrt")),
-    "conv, float sums, free": ("int8", replace(CONV, sums="float", constrained="no")),
-    "conv, float sums, own gelu": ("int8", replace(CONV, sums="float", gelu="own")),
+    "conv, free": ("int8", replace(CONV, constrained="no")),
+    "conv, own gelu": ("int8", replace(CONV, gelu="own")),
     "interleaved": ("int8", replace(CONV, attention="interleaved")),
-    "conv, their norms": ("int8", replace(CONV, norms="tensorrt")),
-    "matmul fp16": ("fp16", replace(CONV, linear="matmul")),
+    "conv, their norms": ("int8", replace(CONV, norms="tensorrt", sums="int8")),
+    "matmul fp16": ("fp16", replace(FULL, linear="matmul")),
     "conv, int8 sums": ("int8", replace(CONV, sums="int8")),
     "own linear fp16": ("fp16", Mix(linear="own", attention="tensorrt")),
-    "conv fp16": ("fp16", CONV),
-    "fc, float sums": ("int8", replace(FULL, sums="float")),
-    "own attention, float sums": ("int8", replace(CONV, attention="own", sums="float")),
+    "conv fp16": ("fp16", replace(FULL, linear="convolution")),
+    "fc": ("int8", replace(FULL, sums="float")),
+    "own attention": ("int8", replace(CONV, attention="own")),
     "matmul": ("int8", replace(CONV, linear="matmul")),
     "fc, their norms fp16": ("fp16", replace(FULL, norms="tensorrt")),
     "own attention fp16": ("fp16", replace(FULL, attention="own")),
@@ -170,7 +170,7 @@ def main() -> None:
         "minilm": Model("minilm", data / "minilm", data / "adapters" / "sst2", data / "mse.json"),
     }
     wanted = given.variants.split(";") if given.variants else list(VARIANTS)
-    small = [name for name in ("conv, float sums", "fc fp16", "own linear", "conv") if name in wanted]
+    small = [name for name in ("conv", "fc fp16", "own linear", "own attention") if name in wanted]
     jobs = [("base", name) for name in (*wanted[:4], *PLUGINS, *wanted[4:8])]
     jobs += [("minilm", name) for name in (*small[:2], *PLUGINS)]
     jobs += [("base", name) for name in wanted[8:]] + [("minilm", name) for name in small[2:]]

@@ -188,7 +188,9 @@ def test_layers_names_shapes_and_fields(fake_trt, wide_bert_dir, make_feed, cpu)
     import tensorrt
 
     table = cpu.table(make_feed(4, 16))
-    network, made = define(wide_bert_dir, table, mix=Mix(attention="tensorrt", linear="convolution"), gpu=HOPPER)
+    network, made = define(
+        wide_bert_dir, table, mix=Mix(attention="tensorrt", linear="convolution", sums="half"), gpu=HOPPER
+    )
     found = layers(network)
     qkv, context = found["layer0.attention.qkv"], found["layer0.attention.context@scaled"]
     assert qkv.type == tensorrt.LayerType.CONVOLUTION and qkv.get_output(0).shape == (-1, 192, 1, 1)
@@ -283,6 +285,10 @@ def test_what_is_best_is_chosen_and_said() -> None:
     assert wide.kernel == Kernel(64, 128) and "heads of 32 filled up" in wide.says[0]
     assert chosen(int8=False, longest=300).kernel == Kernel(64, 512)  # 384 does not fit into 8.9's shared memory
     assert not chosen(int8=False).constrained
+    assert chosen(int8=False).linear == "fully_connected"  # its FP16 convolutions have channels last
+    assert chosen(int8=False, version=Version(10, 3)).linear == "matmul"
+    assert chosen(Mix(linear="convolution"), HOPPER).sums == "float"  # its INT8 products give float32 or INT8
+    assert chosen(Mix(linear="own", attention="tensorrt"), HOPPER).sums == "half"
     blackwell = chosen(gpu=Gpu("B200", (10, 0)), version=Version(10, 8))
     assert blackwell.attention == "own" and "not known to have kernels here" in blackwell.says[1]
 

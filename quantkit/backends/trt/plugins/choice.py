@@ -78,13 +78,10 @@ def choose(mix: Mix, able: Capabilities, built: bool, wanted: Wanted) -> Chosen:
     Raises:
         BackendError: something that was asked for cannot be had here, or nothing can.
     """
-    linear, why_linear = _linear(mix, able, built)
+    linear, why_linear = _linear(mix, able, built, wanted)
     attention, kernel, why_attention = _attention(mix, able, built, wanted, linear)
     norms, why_norms = _norms(mix, built, wanted, attention)
-    wide = norms == "tensorrt" and wanted.config.hidden_size in INT8_WIDTHS
-    sums = mix.sums if mix.sums != "auto" else "int8" if wanted.int8 and wide else "half"
-    if attention == "interleaved":
-        sums = "int8"
+    sums = _sums(mix, able, wanted, linear, norms) if attention != "interleaved" else "int8"
     gelu = mix.gelu if mix.gelu != "auto" else "own" if linear == "own" else "layers"
     says = tuple(sentence for sentence in (why_linear, why_attention, why_norms) if sentence)
     constrained = wanted.int8 if mix.constrained == "auto" else mix.constrained == "yes"
@@ -96,8 +93,12 @@ def choose(mix: Mix, able: Capabilities, built: bool, wanted: Wanted) -> Chosen:
     return chosen
 
 
-def _linear(mix: Mix, able: Capabilities, built: bool) -> tuple[str, str]:
-    """Linear layers, and why."""
+def _linear(mix: Mix, able: Capabilities, built: bool, wanted: Wanted) -> tuple[str, str]:
+    """Linear layers, and why.
+
+    TensorRT 8.6's FP16 convolutions have channels last, which would turn every tensor around twice; its FP16 products
+    do not. Its INT8 convolutions take and give what the plugins do.
+    """
     reason = able.refusal("own linear") or ("" if built else UNBUILT)
     if mix.linear == "own" and reason:
         raise BackendError(reason, BUILD if able.can("own linear") else "Leave --linear out.")
@@ -105,7 +106,9 @@ def _linear(mix: Mix, able: Capabilities, built: bool) -> tuple[str, str]:
         raise BackendError(f"TensorRT {able.version} has no fully connected layers.", "Use --linear convolution.")
     if mix.linear != "auto":
         return mix.linear, ""
-    return ("convolution", f"{reason} TensorRT's own linear layers are used.") if reason else ("own", "")
+    products = "fully_connected" if able.version.major <= LAST_FULLY_CONNECTED else "matmul"
+    theirs = "convolution" if wanted.int8 or mix.attention == "interleaved" else products
+    return (theirs, f"{reason} TensorRT's own linear layers are used.") if reason else ("own", "")
 
 
 def _attention(
@@ -137,6 +140,19 @@ def _attention(
     if mix.attention != "auto" or own:
         raise BackendError(missing, "Use --attention own, or --network api." if not own else "Use --network api.")
     return "own", None, f"{missing} Our attention is used."
+
+
+def _sums(mix: Mix, able: Capabilities, wanted: Wanted, linear: str, norms: str) -> str:
+    """Type of what LayerNorm reads.
+
+    By the names of TensorRT 8.6's INT8 kernels: those for 9.0 give INT8 or float32, those for 8.0 also FP16.
+    """
+    if mix.sums != "auto":
+        return mix.sums
+    if norms == "tensorrt":
+        return "int8" if wanted.int8 and wanted.config.hidden_size in INT8_WIDTHS else "half"
+    hopper = able.gpu is not None and able.gpu.compute_capability >= (9, 0)
+    return "float" if wanted.int8 and hopper and linear != "own" else "half"
 
 
 def _norms(mix: Mix, built: bool, wanted: Wanted, attention: str) -> tuple[str, str]:
