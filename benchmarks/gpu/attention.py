@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=105)
-    parser.add_argument("--level", type=int, default=3)
+    parser.add_argument("--level", type=int, default=2)
     parser.add_argument("--variants", default="", help="names with ';'; all when empty")
     parser.add_argument("--models", default="base,minilm")
     given = parser.parse_args()
@@ -200,7 +200,7 @@ def main() -> None:
             results.put(f"build {key}", told | {"seconds": round(time.time() - begun, 1)})
 
     feeds = {"full": random_tokens(BATCH, SEQ_LEN), "varying": lengths_feed(3)}
-    with ThreadPoolExecutor(int(os.environ.get("AT_ONCE", "14"))) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("AT_ONCE", "4"))) as pool:
         waiting = [pool.submit(one, job) for job in jobs]
         exact = {name: cpu_logits(model, feeds) for name, model in models.items() if name in given.models.split(",")}
         for job in waiting:

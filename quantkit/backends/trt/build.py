@@ -171,7 +171,7 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, job: Job
     if options.network == "plugins":
         # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; these need neither.
         config.set_tactic_sources(0)
-        if options.int8 and options.mix.constrained != "no":
+        if options.mix.constrained != "no":
             config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if able.version < PROFILE_SHARING_BY_DEFAULT:
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)

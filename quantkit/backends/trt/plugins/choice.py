@@ -84,7 +84,7 @@ def choose(mix: Mix, able: Capabilities, built: bool, wanted: Wanted) -> Chosen:
     sums = _sums(mix, able, wanted, linear, norms) if attention != "interleaved" else "int8"
     gelu = mix.gelu if mix.gelu != "auto" else "own" if linear == "own" else "layers"
     says = tuple(sentence for sentence in (why_linear, why_attention, why_norms) if sentence)
-    constrained = wanted.int8 if mix.constrained == "auto" else mix.constrained == "yes"
+    constrained = mix.constrained != "no"
     chosen = Chosen(linear, attention, norms, gelu, sums, constrained, kernel, says)
     if refused := _refusal(chosen, wanted):
         raise BackendError(refused, "Choose another --linear or --attention, or use --network api.")

@@ -58,7 +58,7 @@ class Layers:
         trt = self.trt
         steps = trt.ElementWiseOperation
         y = self.step(x, self.scalar("sqrt_two", math.sqrt(2.0)), steps.DIV, f"{name}.scaled")
-        y = self.named(self.network.add_unary(y, trt.UnaryOperation.ERF), f"{name}.erf", trt.float32)
+        y = self.named(self.network.add_unary(y, trt.UnaryOperation.ERF), f"{name}.erf")
         y = self.step(y, self.scalar("one", 1.0), steps.SUM, f"{name}.shifted")
         y = self.step(x, y, steps.PROD, f"{name}.product")
         return self.step(y, self.scalar("half", 0.5), steps.PROD, name)
@@ -73,8 +73,8 @@ class Layers:
         return self.named(cut, f"{STARTS}@firsts")
 
     def step(self, a: Any, b: Any, operation: Any, name: str) -> Any:
-        """An elementwise layer, computed in float32: TensorRT fuses such layers with the product before them."""
-        return self.named(self.network.add_elementwise(a, b, operation), name, self.trt.float32)
+        """An elementwise layer; told a type, TensorRT would not fuse it with the product before it."""
+        return self.named(self.network.add_elementwise(a, b, operation), name)
 
     def shuffle(self, x: Any, name: str, *, shape: tuple[int, ...] = (), first: tuple[int, ...] = ()) -> Any:
         """A transposition or a reshape."""

@@ -48,8 +48,7 @@ class MixedNetwork(PluginNetwork):
         self.kept: list[Any] = []
         self.says: tuple[str, ...] = ()
         self.amax: dict[str, float] = {}
-        constrained = self.chosen.constrained and self.int8
-        self.layers = Layers(self.trt, self.network, constrained, self.kept)
+        self.layers = Layers(self.trt, self.network, self.chosen.constrained, self.kept)
 
     @property
     def own(self) -> bool:
@@ -101,10 +100,10 @@ class MixedNetwork(PluginNetwork):
             f"{prefix}_layernorm_beta": beta.astype(np.float32),
             "output_fp16": 1,
         }
-        x = self.theirs(EMBEDDINGS, "2", name, [ids, types, starts, self.extent], values)
+        first = f"{name}@rows" if self.interleaved else name  # TensorRT wants every layer's name to be its own
+        x = self.theirs(EMBEDDINGS, "2", first, [ids, types, starts, self.extent], values)
         self.give_range(x, name)
         if self.interleaved:
-            x.name = f"{name}@rows"
             x = self.layers.shuffle(x, name, first=(2, 1, 0, 3))
         return self.as_given((x, None))
 
@@ -232,7 +231,7 @@ class MixedNetwork(PluginNetwork):
         if self.chosen.linear == "matmul":
             y = self.product(x, name, kernel, shift, amax, kind, int8=int8)
         else:
-            told = out if int8 else "half" if half else ""
+            told = out if int8 or (half and out == "float") or not out else "half"
             y = self.layers.dense(x, name, self.chosen.linear, kernel, shift, kind, told)
         if int8 and amax:
             self.set_range(y, amax)
