@@ -48,10 +48,12 @@ TASKS = {"sst2": 64, "cola": 64, "mrpc": 128, "stsb": 128, "rte": 128, "qnli": 1
 HELD_OUT, HELD_OUT_SEED = 256, 99
 NNCF_SENTENCES = 304
 
-# Variant -> (method, symmetric, steps); in the order in which they are measured.
+# Variant -> (method, symmetric, steps); in the order in which they are measured. Placement gemm, if none is named.
 VARIANTS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "final": ("mse", True, STEPS),
     "plain minmax": ("minmax", False, ()),
+    "final, gemm+mha": ("mse", True, STEPS),
+    "final, gemm+residual+mha": ("mse", True, STEPS),
     "final, asymmetric": ("mse", False, STEPS),
     "plain minmax, symmetric": ("minmax", True, ()),
     "plain mse": ("mse", False, ()),
@@ -59,7 +61,7 @@ VARIANTS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     **{f"minmax + {', '.join(STEPS[:n])}": ("minmax", True, STEPS[:n]) for n in range(1, len(STEPS))},
     **{f"final without {step}": ("minmax", True, tuple(s for s in STEPS if s != step)) for step in STEPS},
 }
-CORE = ("final", "plain minmax", "final, asymmetric")
+CORE = ("final", "final, gemm+mha", "plain minmax", "final, asymmetric")
 Json = dict[str, Any]
 
 
@@ -112,7 +114,8 @@ class Bench:
         from quantkit.calibrate import make_calibrator
 
         table = calibrated_table(collect(workspace), make_calibrator(method))
-        plan = PrecisionPlan("gemm", symmetric=symmetric)
+        placement = variant.rpartition(", ")[2] if "gemm" in variant else "gemm"
+        plan = PrecisionPlan(placement, symmetric=symmetric)
         refinement = refine_with(workspace, plan, steps, self.moments) if steps else None
         proto = insert_qdq(self.graph, table, plan, refinement).proto
         return workspace.backend.compile(proto, "int8", threads=self.threads)
@@ -218,7 +221,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results; measured variants are not measured again")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--only", default="", help="variants with semicolons between them; empty: all")
-    parser.add_argument("--metrics", choices=("all", "core"), default="all", help="core: the steps by their noise only")
+    parser.add_argument(
+        "--metrics", choices=("all", "core", "none"), default="all", help="core: the steps by their noise only"
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ.setdefault("NNCF_CI", "1")  # NNCF sends no usage data then
@@ -227,7 +232,10 @@ def main() -> None:
     only = [name.strip() for name in arguments.only.split(";") if name.strip()]
     for task in arguments.tasks.split(","):
         rows: Json = results["tasks"].setdefault(task, {})
-        metric = {name: arguments.metrics == "all" or name in (*CORE, "nncf") for name in variants(only)}
+        metric = {
+            name: arguments.metrics == "all" or (arguments.metrics == "core" and name in (*CORE, "nncf"))
+            for name in variants(only)
+        }
         todo = [name for name in variants(only) if name not in rows or (metric[name] and "metric" not in rows[name])]
         if not todo:
             continue

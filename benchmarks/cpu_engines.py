@@ -201,7 +201,7 @@ ENGINES: dict[str, Callable[[Setup, Shape | None], CheckedRunner]] = {
     "onnxruntime dynamic": ort_dynamic,
     "nncf": nncf,
     "quantkit": quantkit,
-    "quantkit gemm+mha": lambda setup, shape: quantkit(setup, shape, mode="gemm+mha"),
+    "quantkit gemm": lambda setup, shape: quantkit(setup, shape, mode="gemm"),
 }
 
 

@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -145,6 +146,15 @@ def run(reader: Reader, options: argparse.Namespace) -> dict[str, Any]:
     return total
 
 
+def own_functions() -> list[Any]:
+    """The functions of quantkit that are loaded; atheris watches their branches."""
+    modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "quantkit"]
+    scopes = [vars(module) for module in modules]
+    scopes += [vars(kind) for scope in scopes for kind in scope.values() if isinstance(kind, type)]
+    found = [value for scope in scopes for value in scope.values() if isinstance(value, types.FunctionType)]
+    return [f for f in dict.fromkeys(found) if f.__module__.split(".")[0] == "quantkit"]
+
+
 def with_atheris(reader: Reader, options: argparse.Namespace) -> None:
     """Lets atheris choose the inputs; it ends the process, with an error when it found something."""
     import atheris
@@ -158,7 +168,8 @@ def with_atheris(reader: Reader, options: argparse.Namespace) -> None:
             with suppress(QuantkitError):
                 reader.read(data, Path(scratch))
 
-        atheris.instrument_all()
+        for function in own_functions():
+            atheris.instrument_func(function)
         arguments = [f"-max_total_time={int(options.seconds or 60)}", "-rss_limit_mb=4096", "-timeout=10"]
         atheris.Setup([sys.argv[0], *arguments, corpus], one)
         atheris.Fuzz()

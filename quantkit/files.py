@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import platform
+import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +23,62 @@ import numpy as np
 from quantkit.errors import StorageError
 
 CHUNK_BYTES = 1 << 20
+UNFINISHED = ".part"
+OWNER = re.compile(r"\.([0-9a-f]{8})-(\d{1,9})\.[^.]*\.part$")
+DEAD_S, FOREIGN_S = 600, 86_400
+"""Seconds after which what a dead process of this machine, or a process of another one, left is deleted."""
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def unfinished_name(name: str) -> tuple[str, str]:
+    """Prefix and ending of a temporary file or folder of this process that will become `name`, or vanish."""
+    return f".{name}.{_host()}-{os.getpid()}.", UNFINISHED
+
+
+@cache
+def _host() -> str:
+    """Eight digits for the machine and its present run: a process number means nothing anywhere else."""
+    boot = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.sha256(f"{platform.node()} {boot}".encode()).hexdigest()[:8]
+
+
+def sweep(folder: Path, now: float | None = None) -> list[Path]:
+    """Deletes what processes that were killed have left half-written in a folder; returns it.
+
+    It goes when the process that wrote it, on this machine, is gone and ten minutes have passed; of other machines, and
+    of names from before, when a day has passed.
+    """
+    gone, moment = [], time.time() if now is None else now
+    with suppress(OSError):
+        for path in folder.glob(f".*{UNFINISHED}"):
+            with suppress(OSError):
+                mine = OWNER.search(path.name)
+                here = mine is not None and mine[1] == _host()
+                dead = here and not _alive(int(mine[2])) if mine else False
+                age = moment - path.stat().st_mtime
+                if (dead and age > DEAD_S) or (not here and age > FOREIGN_S):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    gone.append(path)
+    return gone
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """Sweeps a folder when this process first writes there."""
+    sweep(folder)
 
 
 @contextmanager
@@ -29,7 +92,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        _sweep_once(path.parent.absolute())
+        prefix, ending = unfinished_name(path.name)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=ending)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -71,6 +136,27 @@ def write_bytes(path: Path, data: bytes) -> Path:
     with atomic_file(path) as file:
         file.write(data)
     return Path(path)
+
+
+def npz_bytes(arrays: Mapping[str, Any], *, compressed: bool) -> bytes:
+    """An .npz of arrays, each in NumPy's format 1.0; the same arrays make the same bytes.
+
+    An interruption stays what it is: `zipfile`'s own `with` block would end in an error about an open handle instead.
+    """
+    buffer = io.BytesIO()
+    archive = zipfile.ZipFile(buffer, "w")
+    try:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asanyarray(array), version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
+            info.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+            archive.writestr(info, member.getbuffer(), compresslevel=6)
+        archive.close()
+    except BaseException:
+        archive.fp = None  # so that nothing tries to finish it when it is collected
+        raise
+    return buffer.getvalue()
 
 
 def write_text(path: Path, text: str) -> Path:

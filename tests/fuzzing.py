@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def odd_scalar(draw: random.Random, field: Any) -> Any:
         if field.type == field.TYPE_BYTES:
             return draw.choice((b"", b"\0", b"x" * 100, b"\xff" * 7))
         return draw.choice(
-            ("", "x", "input_ids", "logits", "../x", "/etc/passwd", "Shape", "Expand", "Range", "a" * 999)
+            ("", "x", "a\0b", "input_ids", "logits", "../x", "/etc/passwd", "Shape", "Expand", "Range", "a" * 999)
         )
     limit = 2**31 if field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_ENUM) else 2**63
     return draw.choice([n for n in NUMBERS if -limit <= n < limit] + [draw.randint(0, 30)])
@@ -506,20 +506,26 @@ def read_table(data: bytes, _folder: Path, kind: str) -> None:
 def read_histograms(data: bytes, folder: Path) -> None:
     """A histogram file as it is, and with its own hash made right, so that what lies behind that check is met too."""
     from quantkit.collect import store
-    from quantkit.errors import QuantkitError
 
     path = put(folder, "h.npz", data)
-    real = store._digest
+    with_hash_made_right(store, "_digest", lambda: store.load_histograms(path))
+
+
+def with_hash_made_right(module: Any, digest: str, load: Callable[[], Any]) -> None:
+    """Loads a file; where it is refused, once more with its own hash taken for right."""
+    from quantkit.errors import QuantkitError
+
     try:
-        store.load_histograms(path)
+        load()
         return
     except QuantkitError:
         pass
+    real = getattr(module, digest)
     try:
-        store._digest = lambda header, _: header.get("sha256")
-        store.load_histograms(path)
+        setattr(module, digest, lambda header, _: header.get("sha256"))
+        load()
     finally:
-        store._digest = real
+        setattr(module, digest, real)
 
 
 def read_trt_histograms(data: bytes, _folder: Path) -> None:
@@ -709,6 +715,135 @@ def tokenizer_seeds() -> list[bytes]:
     return [tokenizer.to_str().encode()]
 
 
+def refinement_seeds() -> list[bytes]:
+    """A refinement with something of every part."""
+    import tempfile
+
+    from quantkit.network.precision import QuantizedWeight
+    from quantkit.network.refinement import Refinement
+    from quantkit.network.refinement_file import save_refinement
+    from quantkit.tables.table import Entry
+
+    vector = np.ones(3, np.float32)
+    made = Refinement(
+        constants={"gamma": vector},
+        weights={"w": QuantizedWeight(np.ones((3, 2), np.int8), np.ones(2, np.float32))},
+        biases={"b": vector},
+        factors={"x": vector},
+        summands={"x": vector},
+        entries={"x": Entry(np.float32(0.5), -1.0, 2.0, "refined", "least error")},
+        steps=("shift", "smooth"),
+        edges=({"tensor": "x", "shifted": True, "strength": 0.5, "low": -1.0, "high": 2.0},),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return [save_refinement(Path(folder) / "r.npz", made, 1.5).read_bytes()]
+
+
+def read_refinement(data: bytes, folder: Path) -> None:
+    """A refinement as it is, and with its own hash made right."""
+    from quantkit.network import refinement_file
+
+    path = put(folder, "r.npz", data)
+    with_hash_made_right(refinement_file, "digest_of", lambda: refinement_file.load_refinement(path))
+
+
+def checkpoint_seeds() -> list[bytes]:
+    """The histograms of a pass that is under way."""
+    import tempfile
+
+    from quantkit.collect.store import save_histograms
+    from quantkit.report.record import versions
+
+    meta = {"batches": 2, "seconds": 1.5, "setup": {"threads": 1, "versions": versions()}}
+    kept = {name: histogram for name, histogram in histograms().items() if name == "x"}
+    with tempfile.TemporaryDirectory() as folder:
+        return [save_histograms(Path(folder) / "h.npz", kept, meta).read_bytes()]
+
+
+@cache
+def pass_checkpoint() -> Any:
+    """A checkpoint whose path is changed for every input: looking up all versions takes longer than reading it."""
+    from quantkit.pipeline.unfinished import PassCheckpoint
+
+    return PassCheckpoint("key", 1)
+
+
+def read_checkpoint(data: bytes, folder: Path) -> None:
+    """The checkpoint of a pass, as it is and with its hash made right."""
+    from quantkit.collect import store
+    from quantkit.collect.collector import Collector
+
+    checkpoint = pass_checkpoint()
+    checkpoint.path = put(folder, "h.npz", data)
+    checkpoint.resume([Collector(["x"], threads=1)], 5)
+    real = store._digest
+    try:
+        store._digest = lambda header, _: header.get("sha256")
+        checkpoint.resume([Collector(["x"], threads=1)], 5)
+    finally:
+        store._digest = real
+
+
+def latencies_seeds() -> list[bytes]:
+    """Latencies that an interrupted run has kept."""
+    import tempfile
+
+    from quantkit.evaluate.latency import Latency
+    from quantkit.pipeline.unfinished import keep_latencies
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "l.json"
+        keep_latencies(path, [Latency(1.5, 2.0, 3.0, 100.0, (1.0, 1.5, 3.0))])
+        return [path.read_bytes()]
+
+
+QUESTION = {"judge": None, "rows": "00"}
+
+
+def search_seeds() -> list[bytes]:
+    """A kept result of a search."""
+    from quantkit.files import sha256_json
+
+    value = {"question": QUESTION, "answer": {"drop": 0.5, "rows": 10}}
+    return [json.dumps({**value, "sha256": sha256_json(value)}).encode()]
+
+
+def read_search(data: bytes, folder: Path) -> None:
+    """A kept result of a search, as it is and with its hash made right."""
+    from quantkit.files import sha256_json
+    from quantkit.search.store import Store
+
+    store = Store(folder, {})
+    path = store.path(QUESTION)
+    assert path is not None
+    path.write_bytes(data)
+    store.get(QUESTION)
+    try:
+        value = json.loads(data)
+        value.pop("sha256", None)
+        path.write_text(json.dumps({**value, "sha256": sha256_json(value)}))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return
+    store.get(QUESTION)
+
+
+def plan_file_seeds() -> list[bytes]:
+    """A plan file of `quantkit tune`."""
+    from quantkit.network.plan_file import TYPE, VERSION, plan_to_json
+    from quantkit.network.precision import PrecisionPlan
+
+    plan = plan_to_json(PrecisionPlan(mode="gemm+mha", skip=frozenset({"layer0.ffn"})))
+    value = {"_type": TYPE, "_version": VERSION, "plan": plan, "model_sha256": "a" * 64}
+    return [json.dumps({**value, "reasons": {"layer0.ffn": "too dear"}, "found": {"goal": {}}}).encode()]
+
+
+def read_plan_file(data: bytes, folder: Path) -> None:
+    """A plan file, and what of it does nothing."""
+    from quantkit.network.plan_file import load_plan
+
+    load_plan(put(folder, "plan.json", data))
+
+
 def json_seed(value: Any) -> Callable[[], list[bytes]]:
     """Seeds of one JSON value."""
     return lambda: [json.dumps(value).encode()]
@@ -737,6 +872,11 @@ def readers() -> dict[str, Reader]:
         Reader("qdq", read_qdq, qdq_seeds, damaged_onnx),
         Reader("sidecar", read_sidecar, plan_seeds, damaged_json),
         Reader("answers", read_answers, answers_seeds, damaged_json),
+        Reader("latencies", read_answers, latencies_seeds, damaged_json),
+        Reader("checkpoint", read_checkpoint, checkpoint_seeds, damaged_members),
+        Reader("refinement", read_refinement, refinement_seeds, damaged_members),
+        Reader("search", read_search, search_seeds, damaged_json),
+        Reader("plan-file", read_plan_file, plan_file_seeds, damaged_json),
         Reader("cell", read_cell, cell_seeds, damaged_json),
         Reader("tokenizer", read_tokenizer, tokenizer_seeds, damaged_json),
     ]

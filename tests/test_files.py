@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
+import sys
+import time
+import zipfile
 
 import numpy as np
 import pytest
 
+from quantkit import files
 from quantkit.errors import StorageError
 from quantkit.files import (
     atomic_file,
     cache_dir,
     check_writable,
+    npz_bytes,
     read_bytes,
     read_sealed,
     sha256_file,
+    sweep,
+    unfinished_name,
     write_json,
     write_sealed,
     write_text,
@@ -97,3 +106,78 @@ def test_a_sealed_object_comes_back_unless_it_was_touched(tmp_path):
     path.write_text("[" * 100_000)
     assert read_sealed(path) is None
     assert read_sealed(tmp_path / "nothing") is None
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that is gone."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def left_by(folder, process, host, *, is_folder=False):
+    """A temporary file, or folder, as a process on a machine would have left it."""
+    path = folder / f".histograms.npz.{host}-{process}.abc_12.part"
+    if is_folder:
+        path.mkdir()
+        (path / "0.npy").write_bytes(b"half")
+    else:
+        path.write_bytes(b"half")
+    return path
+
+
+def test_what_killed_processes_left_is_swept(tmp_path, dead):
+    here, now = files._host(), time.time()
+    mine = left_by(tmp_path, dead, here)
+    moments = left_by(tmp_path, dead, here + "0", is_folder=True).rename(tmp_path / f".moments.{here}-{dead}.x.part")
+    alive, other = left_by(tmp_path, os.getpid(), here), left_by(tmp_path, dead, "0123abcd")
+    (old := tmp_path / ".table.json.abcdefgh.part").write_text("of a release that named no owner")
+    (tmp_path / "kept.part").write_text("not ours: no dot in front")
+    assert sweep(tmp_path, now + 500) == []
+    assert sorted(sweep(tmp_path, now + 700)) == sorted([mine, moments])
+    assert sorted(sweep(tmp_path, now + 90_000)) == sorted([other, old])
+    assert names(tmp_path) == sorted(["kept.part", alive.name])
+
+
+def test_writing_sweeps_its_folder_once(tmp_path, dead):
+    path = left_by(tmp_path, dead, files._host())
+    os.utime(path, (0, 0))
+    write_text(tmp_path / "file", "x")
+    assert names(tmp_path) == ["file"]
+
+
+def test_temporary_files_name_their_owner(tmp_path):
+    with atomic_file(tmp_path / "file.npz"):
+        (name,) = names(tmp_path)
+    prefix, ending = unfinished_name("file.npz")
+    assert name.startswith(prefix) and name.endswith(ending)
+    assert files.OWNER.search(name)[2] == str(os.getpid())
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_ctrl_c_while_an_archive_is_written_stays_ctrl_c(monkeypatch, at):
+    real, calls = io.BytesIO, []
+
+    class Interrupted(real):
+        def write(self, data):
+            calls.append(len(data))
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(files.io, "BytesIO", Interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        npz_bytes({name: np.arange(99) for name in "abc"}, compressed=True)
+    del caught
+
+
+def test_archives_are_numpys_and_the_same_every_time():
+    arrays = {"a/0": np.arange(6, dtype="<f4").reshape(2, 3), "header": np.zeros(3, np.uint8)}
+    for compressed in (True, False):
+        data = npz_bytes(arrays, compressed=compressed)
+        assert data == npz_bytes(arrays, compressed=compressed)
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+        kinds = {info.compress_type for info in zipfile.ZipFile(io.BytesIO(data)).infolist()}
+        assert kinds == {zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = {"onnx", "openvino", "onnxruntime", "tensorrt", "transformers", "datasets", "evaluate", "numba", "torch"}
-HEAVY |= {"jinja2", "plotly"}
+HEAVY |= {"jinja2", "plotly", "dask", "distributed"}
 
 
 def loaded_after(statement: str) -> set[str]:

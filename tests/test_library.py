@@ -85,7 +85,7 @@ def test_run_is_the_command_as_a_function(tiny_bert_dir, tiny_glue_dir, tmp_path
         seq_len=24,
         out=tmp_path,
     )
-    assert record.engine("int8")["int8_ops"] == 12
+    assert record.engine("int8")["int8_ops"] == 16
     stored = quantkit.load_record(tmp_path / "record.json").data
     assert {**stored, "context": None} == {**record.data, "context": None}
     with pytest.raises(InputError, match="fp16"):

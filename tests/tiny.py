@@ -51,7 +51,7 @@ def tiny_weights(
     return weights
 
 
-def make_bert(folder: Path) -> Path:
+def make_bert(folder: Path, heads: int = 2, positions: int = 64) -> Path:
     """A BERT of 2 layers and hidden size 32 with random weights, in Hugging Face layout, tokenizer included."""
     from safetensors.numpy import save_file
 
@@ -62,10 +62,10 @@ def make_bert(folder: Path) -> Path:
         "architectures": ["BertForSequenceClassification"],
         "hidden_size": 32,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "num_attention_heads": heads,
         "intermediate_size": 64,
         "vocab_size": len(vocab),
-        "max_position_embeddings": 64,
+        "max_position_embeddings": positions,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
@@ -74,13 +74,13 @@ def make_bert(folder: Path) -> Path:
         "label2id": {"negative": 0, "positive": 1},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(tiny_weights(32, 2, 64, len(vocab), 64, 2), folder / "model.safetensors")
+    save_file(tiny_weights(32, 2, 64, len(vocab), positions, 2), folder / "model.safetensors")
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    write_tokenizer(folder, vocab)
+    write_tokenizer(folder, vocab, positions)
     return folder
 
 
-def write_tokenizer(folder: Path, vocab: list[str]) -> None:
+def write_tokenizer(folder: Path, vocab: list[str], positions: int = 64) -> None:
     """A lower-casing WordPiece tokenizer over `vocab`, as tokenizer.json and tokenizer_config.json."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -96,7 +96,7 @@ def write_tokenizer(folder: Path, vocab: list[str]) -> None:
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": positions}
     settings |= {f"{key}_token": value for key, value in names.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
@@ -110,11 +110,11 @@ def made_sentences(count: int, seed: int, longest: int = 20) -> list[str]:
     return list(found)
 
 
-def make_glue(folder: Path) -> Path:
+def make_glue(folder: Path, train: int = 120) -> Path:
     """A folder in GLUE's TSV layout with a small SST-2 of made sentences: 120 train rows, 50 dev rows."""
     (folder / "SST-2").mkdir()
-    sentences = made_sentences(170, seed=3)
-    for name, rows in (("train", sentences[:120]), ("dev", sentences[120:])):
+    sentences = made_sentences(train + 50, seed=3)
+    for name, rows in (("train", sentences[:train]), ("dev", sentences[train:])):
         lines = ["sentence\tlabel", *(f"{text}\t{len(text) % 2}" for text in rows)]
         (folder / "SST-2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     return folder

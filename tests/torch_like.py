@@ -15,8 +15,9 @@ BATCH, LENGTH, HIDDEN, HEADS, INNER, VOCABULARY = 2, 8, 16, 2, 32, 50
 class TorchLike:
     """Builds the graph; a node is named after its module and operator, numbered from the second of a kind on."""
 
-    def __init__(self, layers: int) -> None:
-        self.layers = layers
+    def __init__(self, layers: int, vocabulary: int = VOCABULARY, hides: float | None = None) -> None:
+        """`hides`: what the mask has where padding is, put there by Where as newer transformers do; None: by Mul."""
+        self.layers, self.vocabulary, self.hides = layers, vocabulary, hides
         self.draw = np.random.default_rng(5)
         self.seen: Counter[str] = Counter()
         self.nodes: list[onnx.NodeProto] = []
@@ -71,12 +72,16 @@ class TorchLike:
         return self.norm(2 * i + 2, self.op("Add", self.linear(dense[2], inner, INNER, HIDDEN), x))
 
     def model(self) -> onnx.ModelProto:
-        words = self.op("Gather", self.matrix(VOCABULARY, HIDDEN), "input_ids", module="/word_embeddings")
+        words = self.op("Gather", self.matrix(self.vocabulary, HIDDEN), "input_ids", module="/word_embeddings")
         x = self.op("Add", words, self.matrix(1, LENGTH, HIDDEN))
         types = self.op("Gather", self.matrix(2, HIDDEN), "token_type_ids", module="/token_type_embeddings")
         x = self.norm(0, self.op("Add", x, types))
-        mask = self.op("Sub", self.op("Cast", "attention_mask", to=TensorProto.FLOAT), self.scalar(1))
-        mask = self.op("Mul", mask, self.scalar(10000))
+        if self.hides is None:
+            mask = self.op("Sub", self.op("Cast", "attention_mask", to=TensorProto.FLOAT), self.scalar(1))
+            mask = self.op("Mul", mask, self.scalar(10000))
+        else:
+            seen = self.op("Cast", "attention_mask", to=TensorProto.BOOL)
+            mask = self.op("Where", seen, self.scalar(0), self.scalar(self.hides))
         mask = self.op("Reshape", mask, self.const(np.array([BATCH, 1, 1, LENGTH])))
         for i in range(self.layers):
             x = self.layer(x, mask, i)

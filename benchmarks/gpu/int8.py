@@ -124,7 +124,7 @@ def main(data: Path, out: Path, wanted: list[str]) -> None:
     qdq = BuildOptions("int8", ranges="qdq")
 
     def pairs(mode: str, graph: onnx.ModelProto = fixed) -> onnx.ModelProto:
-        return insert_qdq(graph, table, PrecisionPlan(mode, symmetric=True)).proto
+        return insert_qdq(graph, table, PrecisionPlan(mode, symmetric=True, int8_only=True)).proto
 
     def api(ranges: str, **changes: str) -> Callable[[], object]:
         return lambda: backend.build(source, BuildOptions("int8", "api", ranges, **changes), table)

@@ -4,6 +4,7 @@ DATA holds base/ (bert_base.py --table), minilm/ (all-MiniLM-L6-v2), adapters/ss
 sst2.npz (`prepare`: the dev sentences as tokens). Every step writes its own key of OUT.json as soon as it has it.
 
     tiles     every tile shape of every linear layer of BERT-base: milliseconds, TFLOP/s
+    kernels   attention and LayerNorm alone, every form in turn: microseconds, GB/s
     accuracy  SST-2 with the plugins' FP16 and INT8 engines, padded and packed
     speed     BERT-base, 128 tokens: engines in turn, CUDA events, medians, with CUDA graphs and without
     packed    BERT-base on SST-2's own lengths: packed against padded to 128
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kernels import kernels
 
 from quantkit.backends.trt.backend import TensorRTBackend
 from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
@@ -260,7 +262,7 @@ def prepare(data: Path, shared: Path) -> None:
 def main() -> None:
     """Does the step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("tiles", "accuracy", "speed", "packed", "prepare"))
+    parser.add_argument("step", choices=("tiles", "kernels", "accuracy", "speed", "packed", "prepare"))
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--batches", default="1,8,32,128")
@@ -271,6 +273,8 @@ def main() -> None:
     batches = [int(n) for n in given.batches.split(",")]
     if given.step == "tiles":
         tiles(results, tuple(n * SEQ_LEN for n in batches))
+    elif given.step == "kernels":
+        kernels(results)
     elif given.step == "accuracy":
         accuracy(given.data, results)
     elif given.step == "speed":

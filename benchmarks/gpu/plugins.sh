@@ -28,6 +28,7 @@ for name in "$@"; do
         memcheck) step memcheck 120 compute-sanitizer --error-exitcode 9 $TRTPY -m pytest tests/backends/trt/test_plugin_arithmetic.py -m gpu -q -p no:cacheprovider -k "${ONLY:-test}" ;;
         attention-tests) step attention-tests 300 $TRTPY -m pytest tests/gpu/test_attention_plugin.py -m gpu -q -p no:cacheprovider ;;
         tiles) step tiles 40 $bench tiles "$data" "$work/tiles.json" ;;
+        kernels) step kernels 90 $bench kernels "$data" "$work/kernels.json" ;;
         plugins) step plugins 90 $bench speed "$data" "$work/plugins.json" --ways "plugins int8,plugins fp16" --batches 32,1,8,128 ;;
         accuracy) step accuracy 100 $bench accuracy "$data" "$work/accuracy.json" ;;
         attention) step attention "${LIMIT:-120}" $TRTPY benchmarks/gpu/attention.py "$data" "$work/attention.json" --seconds "$((${LIMIT:-120} - 12))" --variants "${ONLY:-}" --models "${MODELS:-base,minilm}" ;;

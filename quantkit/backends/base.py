@@ -180,8 +180,14 @@ class Backend(ABC):
     """Precisions that the backend has a meaning for; a machine may still not support one."""
     symmetric_only: ClassVar[bool] = False
     """Whether quantized activations must be int8 around zero."""
+    default_placement: ClassVar[str] = "gemm+mha"
+    """Mode of the precision plan when none is asked for."""
     free_shapes: ClassVar[bool] = True
     """Whether a graph with free shapes can be compiled as it is."""
+    shareable: ClassVar[bool] = True
+    """Whether workers in other processes and on other machines may do its work (docs/distributed.md)."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages whose version decides the bits of its results."""
 
     @property
     def places_int8(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.calibrate.base import ALL_ZERO, Curve, Threshold, check_histogram, threshold
+from quantkit.collect.binning import MAX_FLOAT
 from quantkit.collect.histogram import NUM_BINS, Histogram
 
 LEVELS = 128
@@ -46,7 +47,8 @@ class EntropyCalibrator:
         losses = kl_curve(h.counts)
         best = last_minimum(h.counts, losses)
         candidates = (np.arange(LEVELS, NUM_BINS + 1, dtype=np.float64) + 0.5) * h.bin_width
-        chosen = float(candidates[best - LEVELS])
+        # Half a bin beyond the largest value may be beyond float32, where a mask is float32's lowest number.
+        chosen = min(float(candidates[best - LEVELS]), MAX_FLOAT)
         return threshold(chosen, self.name, curve=Curve(candidates, losses, "kl") if curve else None)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quantkit import __version__
 from quantkit.cli import (
     audit,
     bench,
@@ -22,6 +23,7 @@ from quantkit.cli import (
     migrate,
     plugins,
     profile,
+    repeat,
     report,
     run,
     sensitivity,
@@ -48,9 +50,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Prints the version and ends, when asked for it."""
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"quantkit {version('quantkit')}")
+        typer.echo(f"quantkit {__version__}")
         raise typer.Exit
 
 
@@ -77,6 +77,7 @@ for name, command in (
     ("audit", audit.audit),
     ("compare", compare.compare),
     ("report", report.report),
+    ("repeat", repeat.repeat),
     ("profile", profile.profile),
     ("doctor", doctor.doctor),
 ):
@@ -106,9 +107,26 @@ def main() -> None:
         os._exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            if interruption(error):
+                interrupted()
             raise
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}.", "Free some space, or choose another folder with --out or QUANTKIT_CACHE.")
+    except Exception as error:
+        if interruption(error):
+            interrupted()
+        raise
+
+
+def interruption(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library made of it on the way out."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def interrupted() -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantkit.cli.options import CALIBRATION, MODEL_AND_DATA, RANGES, Output, takes
+from quantkit.cli.options import CALIBRATION, MODEL_AND_DATA, RANGES, SHARED, Output, takes
 from quantkit.errors import InputError
 from quantkit.pipeline.settings import Settings
 
@@ -34,7 +34,7 @@ ORDERS = Annotated[
 
 
 @takes(
-    *(*MODEL_AND_DATA, "methods", *RANGES, "backend", "threads", "out"),
+    *(*MODEL_AND_DATA, "methods", *RANGES, "backend", "threads", "memory", *SHARED, "out"),
     histograms=(FROM, None),
     study=(STUDY, False),
     orders=(ORDERS, None),

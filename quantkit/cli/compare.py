@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes
+from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, SHARED, Output, takes
 from quantkit.pipeline.settings import Settings
 
 
@@ -21,6 +21,8 @@ from quantkit.pipeline.settings import Settings
     *PLAN,
     *ENGINE,
     "threads",
+    "memory",
+    *SHARED,
     "out",
 )
 def compare(settings: Settings, output: Output) -> None:

@@ -16,9 +16,11 @@ import typer
 
 from quantkit.errors import InputError
 from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
+from quantkit.pipeline.sizes import parse_size
 
 DATA, CALIBRATION, ENGINES, OUTPUT = "Model and data", "Calibration", "Engines", "Output"
 TENSORRT = "TensorRT only"
+SHARING = "Several processes or machines (extra: distributed)"
 PARAMETERS = ("percentile", "quantile", "regression_cutoff")
 METHODS = "minmax, entropy, legacy, percentile, mse, auto"
 
@@ -77,7 +79,8 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     "placement": (
         str,
         ("--placement",),
-        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha.",
+        "What becomes INT8: gemm, ffn-only, gemm+mha, gemm+residual, gemm+residual+mha; by default gemm+mha on a CPU, "
+        "gemm on TensorRT.",
         ENGINES,
     ),
     "symmetric": (
@@ -124,7 +127,15 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         TENSORRT,
     ),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
+    "memory": (
+        str,
+        ("--memory",),
+        "Memory that the process may take, for example 4G or 900M; tensors are then collected a part at a time.",
+        ENGINES,
+    ),
     "threads": (int, ("--threads",), "Threads to compute with; 0 is all cores.", ENGINES),
+    "workers": (int, ("--workers",), "Processes on this machine that share calibration and evaluation.", SHARING),
+    "scheduler": (str, ("--scheduler",), "Address of a Dask scheduler whose workers share them.", SHARING),
     "out": (Path, ("--out", "-o"), "Folder for the results.", OUTPUT),
 }
 BACKENDS = ("openvino", "onnxruntime", "tensorrt")
@@ -134,7 +145,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS,
     "backends": BACKENDS,
     "precisions": ("fp32", "fp16", "int8"),
-    "placement": ("gemm", "ffn-only", "gemm+residual", "gemm+residual+mha"),
+    "placement": ("gemm", "ffn-only", "gemm+mha", "gemm+residual", "gemm+residual+mha"),
     "network": ("onnx", "api"),
     "ranges": ("qdq", "cache", "dynamic_range"),
 }
@@ -154,9 +165,10 @@ RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric", "refine", "plan")
 ENGINE = ("network", "ranges", "shapes", "packed", "attention", "linear", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
+SHARED = ("workers", "scheduler")
 MAKING = (
     *(*MODEL_AND_DATA, "method", *RANGES, "table", "force", "backend", "precisions", *PLAN, *ENGINE),
-    *("threads", "out", "tensorrt_model"),
+    *("threads", "memory", *SHARED, "out", "tensorrt_model"),
 )
 """Options of the commands that write the models."""
 
@@ -226,6 +238,8 @@ def default(name: str) -> Any:
         return None
     if name in SEVERAL:
         return SEVERAL[name]
+    if name == "memory":
+        return ""
     field = next(f for f in fields(Settings) if f.name == name)
     value: Any = field.default_factory() if field.default_factory is not MISSING else field.default
     if name == "precisions":
@@ -242,6 +256,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
     if "methods" in values:
         chosen["methods"] = split_names(values["methods"], "method")
     chosen["engine"] = {name: values[name] for name in ENGINE if values.get(name) is not None}
+    chosen["memory"] = parse_size(values.get("memory") or "")
     if "text_columns" in chosen:
         chosen["text_columns"] = tuple(chosen["text_columns"] or ())
     return Settings(parameters=given, **chosen)

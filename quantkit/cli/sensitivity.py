@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, Output, takes, with_folder
+from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, SHARED, Output, takes, with_folder
 from quantkit.pipeline.settings import Settings
 
-SEARCH = (*MODEL_AND_DATA, "method", *RANGES, "tune_rows", "table", "force", "backend", *ENGINE, "threads", "out")
+SEARCH = (
+    *MODEL_AND_DATA,
+    "method",
+    *RANGES,
+    "tune_rows",
+    "table",
+    "force",
+    "backend",
+    *ENGINE,
+    "threads",
+    "memory",
+    *SHARED,
+    "out",
+)
 
 
 @takes(*SEARCH, *PLAN)

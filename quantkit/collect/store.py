@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.errors import QuantkitError, TableError
-from quantkit.files import read_bytes, sha256_array, write_bytes
+from quantkit.files import npz_bytes, read_bytes, sha256_array, write_bytes
 
 FILE_TYPE, FILE_VERSION = "quantkit.histograms", 1
 MEMBERS = ("header", "counts", "numbers", "kinds")
@@ -50,11 +50,13 @@ NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([|<][uif][1248])', 'fortran_order': False, 'shape': \(([\d, ]{1,60})\), \} *\n",
     re.DOTALL,
 )
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 TRT_RECORD = struct.Struct("<dddIQ")
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, KeyError, RuntimeError)
-_FORGED = (TypeError, ArithmeticError)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, LookupError, RuntimeError),
+    *(TypeError, ArithmeticError, AttributeError),
+)
+"""What comes of an archive that is damaged, or forged, while its members are read."""
 Array = npt.NDArray[Any]
 
 
@@ -73,33 +75,47 @@ def save_histograms(path: str | Path, histograms: Mapping[str, Histogram], meta:
         StorageError: the file cannot be written.
         TableError: `meta` is not JSON.
     """
-    arrays = {
-        "counts": _compact(np.array([h.counts for h in histograms.values()], np.int64).reshape(-1, NUM_BINS)),
-        "numbers": np.array([[getattr(h, f) for f in NUMBERS] for h in histograms.values()], "<f8").reshape(-1, 4),
-        "kinds": np.array([[getattr(h, f) for f in KINDS] for h in histograms.values()], "<i8").reshape(-1, 5),
-    }
-    header: dict[str, Any] = {
-        "_type": FILE_TYPE,
-        "_version": FILE_VERSION,
-        "names": list(histograms),
-        "modes": [h.mode for h in histograms.values()],
-        "mask_logits": [h.mask_logits for h in histograms.values()],
-        "meta": dict(meta),
-    }
+    packed = pack(histograms)
+    arrays = {name: packed.pop(name) for name in MEMBERS[1:]}
+    header: dict[str, Any] = {"_type": FILE_TYPE, "_version": FILE_VERSION, **packed, "meta": dict(meta)}
     try:
         header["sha256"] = _digest(header, arrays)
         text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise TableError(f"The meta data of a histogram file must be JSON: {error}.") from error
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, array in {"header": np.frombuffer(text, np.uint8), **arrays}.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", ZIP_DATE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue())
-    return write_bytes(Path(path), buffer.getvalue())
+    members = {"header": np.frombuffer(text, np.uint8), **arrays}
+    return write_bytes(Path(path), npz_bytes(members, compressed=True))
+
+
+def pack(histograms: Mapping[str, Histogram]) -> dict[str, Any]:
+    """Histograms as plain values: lists names, modes, mask_logits; arrays counts, numbers, kinds as in the file."""
+    found = list(histograms.values())
+    return {
+        "names": list(histograms),
+        "modes": [h.mode for h in found],
+        "mask_logits": [h.mask_logits for h in found],
+        "counts": _compact(np.array([h.counts for h in found], np.int64).reshape(-1, NUM_BINS)),
+        "numbers": np.array([[getattr(h, f) for f in NUMBERS] for h in found], "<f8").reshape(-1, len(NUMBERS)),
+        "kinds": np.array([[getattr(h, f) for f in KINDS] for h in found], "<i8").reshape(-1, len(KINDS)),
+    }
+
+
+def unpack(packed: Mapping[str, Any]) -> dict[str, Histogram]:
+    """The histograms that `pack` took.
+
+    Raises:
+        CalibrationError: the values contradict each other.
+    """
+    return {
+        name: Histogram(
+            counts=packed["counts"][i].astype(np.int64),
+            mode=packed["modes"][i],
+            mask_logits=packed["mask_logits"][i],
+            **dict(zip(NUMBERS, packed["numbers"][i].tolist(), strict=True)),
+            **dict(zip(KINDS, packed["kinds"][i].tolist(), strict=True)),
+        )
+        for i, name in enumerate(packed["names"])
+    }
 
 
 def load_histograms(path: str | Path) -> HistogramFile:
@@ -118,7 +134,7 @@ def load_histograms(path: str | Path) -> HistogramFile:
         raise TableError(f"{path} cannot be used: {error.message}", hint) from error
     except QuantkitError as error:
         raise TableError(f"{path} holds an impossible histogram: {error.message}", hint) from error
-    except (*_DAMAGED, *_FORGED) as error:
+    except DAMAGED as error:
         raise TableError(f"{path} is no histogram file, or a damaged one ({error}).", hint) from error
 
 
@@ -141,7 +157,7 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     """The checked content of an open archive."""
     if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in MEMBERS):
         raise TableError(f"its members are not {', '.join(MEMBERS)}.")
-    header = json.loads(_read_member(archive, "header", ("|u1",), None).tobytes())
+    header = json.loads(read_member(archive, "header", ("|u1",), None).tobytes())
     if not isinstance(header, dict) or header.get("_type") != FILE_TYPE:
         raise TableError(f"its type is not {FILE_TYPE!r}.")
     if header.get("_version") != FILE_VERSION:
@@ -153,28 +169,19 @@ def _read_archive(archive: zipfile.ZipFile) -> HistogramFile:
     if len(names) > MAX_TENSORS or len(set(names)) != len(names):
         raise TableError(f"it names {len(names)} tensors, more than {MAX_TENSORS} or some of them twice.")
     arrays = {
-        "counts": _read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
-        "numbers": _read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
-        "kinds": _read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
+        "counts": read_member(archive, "counts", COUNT_TYPES, (len(names), NUM_BINS)),
+        "numbers": read_member(archive, "numbers", ("<f8",), (len(names), len(NUMBERS))),
+        "kinds": read_member(archive, "kinds", ("<i8",), (len(names), len(KINDS))),
     }
     if _digest(header, arrays) != header.get("sha256"):
         raise TableError("its SHA-256 does not fit its content.")
     if int(arrays["counts"].max(initial=0)) > np.iinfo(np.int64).max:
         raise TableError("a count is beyond 63 bits.")
-    histograms = {
-        name: Histogram(
-            counts=arrays["counts"][i].astype(np.int64),
-            mode=modes[i],  # type: ignore[index]
-            mask_logits=masks[i],  # type: ignore[index]
-            **dict(zip(NUMBERS, arrays["numbers"][i].tolist(), strict=True)),
-            **dict(zip(KINDS, arrays["kinds"][i].tolist(), strict=True)),
-        )
-        for i, name in enumerate(names)
-    }
+    histograms = unpack({"names": names, "modes": modes, "mask_logits": masks, **arrays})
     return HistogramFile(histograms, meta)
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, int] | None) -> Array:
+def read_member(archive: zipfile.ZipFile, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None) -> Array:
     """One array, whose size is checked before its bytes are unpacked; `shape` None: any 1-D array up to 64 MiB.
 
     The .npy header is read here and not by NumPy, whose parser ends in all kinds of errors on a damaged one.

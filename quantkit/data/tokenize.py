@@ -9,7 +9,6 @@ because transformers then imports it. The ids are the same (a test compares them
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantkit.environment import variable
 from quantkit.errors import InputError, ModelError
 from quantkit.types import Array
 
@@ -152,13 +152,15 @@ def encode(tokenizer: TextTokenizer, texts: Sequence[Sequence[str]], max_length:
         raise InputError(f"max_length is {limit}; special tokens and one word a sentence need {least}.")
     inputs = [row[0] if len(row) == 1 else (row[0], row[1]) for row in texts]
     backend = tokenizer.backend
-    with _panics(tokenizer.folder):
+    with _failures(tokenizer.folder):
         encodings = backend.encode_batch(inputs)
     # Cut in a second pass: asked for at once, the library also builds the overflowing pieces of every text.
     too_long = [i for i, encoding in enumerate(encodings) if len(encoding) > limit]
     if too_long:
         backend.enable_truncation(limit)
-        for i, encoding in zip(too_long, backend.encode_batch([inputs[i] for i in too_long]), strict=True):
+        with _failures(tokenizer.folder):
+            again = backend.encode_batch([inputs[i] for i in too_long])
+        for i, encoding in zip(too_long, again, strict=True):
             encodings[i] = encoding
         backend.no_truncation()
     ids = tuple(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
@@ -204,13 +206,8 @@ def _read_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> tokenizer
         return None
     import tokenizers
 
-    try:
-        with _panics(folder):
-            backend = tokenizers.Tokenizer.from_file(str(path))
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise ModelError(f"{path} cannot be read: {error}.", "Copy the file again.") from error
+    with _failures(path):
+        backend = tokenizers.Tokenizer.from_file(str(path))
     for name, own in _NORMALIZER_SETTINGS.items():
         stored = getattr(backend.normalizer, own, None)
         if name in settings and hasattr(backend.normalizer, own) and settings[name] != stored:
@@ -254,30 +251,21 @@ def _pad_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], config: 
 
 
 @contextmanager
-def _panics(folder: Path) -> Iterator[None]:
-    """Turns a panic of the library's native code, which is no Exception, into ModelError."""
+def _failures(path: Path) -> Iterator[None]:
+    """Turns what the library raises (plain Exception, or what is none for a panic of native code) into ModelError."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(
-            f"The tokenizer in {folder} is damaged: {error}.", "Copy tokenizer.json from the model's own folder."
+            f"{path} cannot be used: {error}.", "Copy tokenizer.json from the model's own folder."
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers from writing advice to the terminal (that torch is missing, for one) while it is imported."""
-    name = "TRANSFORMERS_VERBOSITY"
-    before = os.environ.get(name)
-    os.environ[name] = "error"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    with variable("TRANSFORMERS_VERBOSITY", "error"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

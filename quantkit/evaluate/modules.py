@@ -9,24 +9,17 @@ a metric is first computed. Rows are kept in memory; nothing is written to disk.
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar
 
 import numpy as np
 
+from quantkit.environment import variable
 from quantkit.evaluate import formulas
 
-_HUSH = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-_before = os.environ.get(_HUSH)
-os.environ[_HUSH] = "1"  # `evaluate` imports transformers, which would tell that there is no PyTorch
-try:
+# `evaluate` imports transformers, which would tell that there is no PyTorch.
+with variable("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"):
     import datasets
     import evaluate
-finally:
-    if _before is None:
-        del os.environ[_HUSH]
-    else:
-        os.environ[_HUSH] = _before
 
 
 class GlueMetric(evaluate.Metric):  # type: ignore[misc]

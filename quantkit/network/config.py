@@ -20,6 +20,7 @@ ACTIVATIONS = {
 }
 """config.json's name of the feed-forward activation -> the activation it is."""
 
+MOST_LAYERS = 1 << 10  # every layer asks for sixteen weights by name
 LARGEST = 1 << 24  # nothing in a BERT is this large; a damaged config must not ask for terabytes
 
 
@@ -83,7 +84,7 @@ class BertConfig:
         id2label = _id2label(raw.get("id2label"), source)
         return cls(
             hidden_size=_count(raw, "hidden_size", source),
-            num_layers=_count(raw, "num_hidden_layers", source),
+            num_layers=_count(raw, "num_hidden_layers", source, largest=MOST_LAYERS),
             num_heads=_count(raw, "num_attention_heads", source),
             intermediate_size=_count(raw, "intermediate_size", source),
             vocab_size=_count(raw, "vocab_size", source),
@@ -114,12 +115,12 @@ def _refuse_variants(raw: Mapping[str, Any], source: str) -> None:
         raise ModelError(f"{source} describes a decoder; quantkit builds encoders.", "Give an encoder model.")
 
 
-def _count(raw: Mapping[str, Any], key: str, source: str, default: int | None = None) -> int:
-    """A positive whole number of the settings."""
+def _count(raw: Mapping[str, Any], key: str, source: str, default: int | None = None, *, largest: int = LARGEST) -> int:
+    """A positive whole number of the settings, below `largest`."""
     value = raw.get(key, default)
     if value is None:
         raise ModelError(f"{source} lacks {key!r}.", "Is it the config.json of a BERT? Fetch the model again.")
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < LARGEST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < largest:
         raise ModelError(f"{source} gives {key} as {value!r}; expected a positive whole number.", "Correct the file.")
     return value
 

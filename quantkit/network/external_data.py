@@ -114,12 +114,18 @@ def _inside(folder: Path, location: str, tensor: str) -> Path:
             "Only files beside the model are read.",
         )
     file = folder / parts
-    if not file.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, links in a circle
+        raise ModelError(
+            f"The constant {tensor} is kept in {location[:200]!r}, which cannot be a file: {error}."
+        ) from error
+    if not inside:
         raise ModelError(
             f"The constant {tensor} is kept in {location!r}, a link that leads out of the model's folder.",
             "Put the file itself beside the model.",
         )
-    if not file.is_file():
+    if not there:
         raise ModelError(
             f"The constant {tensor} is kept in {location!r}, which is not beside the model.", "Fetch it too."
         )

@@ -125,6 +125,19 @@ class Network:
         Raises:
             ModelError: the model has other fixed shapes, or cannot take a sequence this long.
         """
+        self.check_shape(batch, seq_len)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.proto)
+        set_input_shapes(model, (batch, seq_len))
+        fold_constants(model)
+        return model
+
+    def check_shape(self, batch: int, seq_len: int) -> None:
+        """Refuses a shape of batch that the model cannot take.
+
+        Raises:
+            ModelError: the model has other fixed shapes, or cannot take a sequence this long.
+        """
         if self.max_positions is not None and seq_len > self.max_positions:
             raise ModelError(
                 f"A sequence of {seq_len} tokens is longer than the model's {self.max_positions} positions.",
@@ -136,11 +149,6 @@ class Network:
                     f"The model was exported with the fixed {what} {have}; {want} was asked for.",
                     f"Ask for {have}, or export it with dynamic axes.",
                 )
-        model = onnx.ModelProto()
-        model.CopyFrom(self.proto)
-        set_input_shapes(model, (batch, seq_len))
-        fold_constants(model)
-        return model
 
     @cached_property
     def _token_dims(self) -> tuple[int | str, int | str]:

@@ -42,25 +42,25 @@ class OnnxBuilder:
 
     name: str = "bert"
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     computed: list[Tensor] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
+    proto: onnx.ModelProto = field(default_factory=onnx.ModelProto)
+    """The model, with its constants only: a graph that is put into a model later is copied, weights and all."""
 
     def model(self) -> onnx.ModelProto:
-        """The finished model."""
+        """The finished model; asked for once."""
         outputs = {tensor.name for tensor in self.outputs}
-        graph = helper.make_graph(
-            self.nodes,
-            self.name,
-            [_info(t) for t in self.inputs],
-            [_info(t) for t in self.outputs],
-            self.initializers,
-            value_info=[_info(t) for t in self.computed if t.name not in outputs],
-        )
-        opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="quantkit")
+        model, graph = self.proto, self.proto.graph
+        model.ir_version, model.producer_name = IR_VERSION, "quantkit"
+        model.opset_import.append(helper.make_opsetid("", OPSET))
+        graph.name = self.name
+        graph.node.extend(self.nodes)
+        graph.input.extend(_info(t) for t in self.inputs)
+        graph.output.extend(_info(t) for t in self.outputs)
+        graph.value_info.extend(_info(t) for t in self.computed if t.name not in outputs)
+        return model
 
     def input(self, name: str, shape: Sequence[Dim]) -> Tensor:
         """See `GraphBuilder.input`."""
@@ -76,7 +76,7 @@ class OnnxBuilder:
         """See `GraphBuilder.constant`."""
         self._take(name)
         # from_array keeps no reference and writes raw little-endian bytes; ascontiguousarray would make scalars 1-D.
-        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        self.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return Tensor(name, tuple(value.shape), helper.np_dtype_to_tensor_dtype(value.dtype))
 
     def prefix(self, table: Tensor, like: Tensor, axis: int, *, name: str) -> Tensor:

@@ -104,7 +104,7 @@ class Placer(ABC):
         if self.asked and all(entry is None for entry in self.asked.values()):
             raise TableError(
                 f"The table has none of the {len(self.asked)} tensors to quantize, such as {next(iter(self.asked))}.",
-                "It is the table of another model: calibrate this one.",
+                "It is the table of another model or export: calibrate this one, or see quantkit table rename.",
             )
         order = {node.name: i for i, node in enumerate(self.index.graph.node)}
         self.placement.quantized.sort(key=order.__getitem__)
@@ -190,7 +190,7 @@ class _EncoderPlacer(Placer):
             ):
                 if self.taken_out(node, [name for tensor in inputs for name in self.names(tensor)], pair.layer):
                     continue
-                grids = [Grid.unit(self.plan.symmetric) if t == pair.probs else self.grid(t, True) for t in inputs]
+                grids = [Grid.unit(self.plan.int8_only) if t == pair.probs else self.grid(t, True) for t in inputs]
                 for position, (tensor, grid) in enumerate(zip(inputs, grids, strict=True)):
                     if grid is None:
                         self.placement.skipped[node] = f"its input {tensor} is not quantized"

@@ -64,9 +64,9 @@ class Grid:
         return cls(scale, min(zero_point, UINT8_MAX), False)
 
     @classmethod
-    def unit(cls, symmetric: bool) -> Grid:
-        """The grid over [0, 1]: that of probabilities."""
-        return cls(np.float32(1 / INT8_MAX)) if symmetric else cls(np.float32(1 / UINT8_MAX), 0, False)
+    def unit(cls, signed: bool) -> Grid:
+        """The grid over [0, 1], that of probabilities: int8 leaves half of its codes unused, uint8 none."""
+        return cls(np.float32(1 / INT8_MAX)) if signed else cls(np.float32(1 / UINT8_MAX), 0, False)
 
     @property
     def usable(self) -> bool:
@@ -105,8 +105,9 @@ class PrecisionPlan:
         mode: one of `MODES`. Embeddings, LayerNorm, softmax, pooler and classifier stay FP32 in all of them.
         skip: what stays FP32 all the same: names of tensors, nodes or weights (shell patterns allowed), or numbers of
             layers ("3").
-        symmetric: activations as int8 around zero (TensorRT's only grid), or, when False, as uint8 between the
-            clipped extremes, with a zero point, wherever the table knows a tensor's extremes.
+        symmetric: activations as int8 around zero, or, when False, as uint8 between the clipped extremes, with a zero
+            point, wherever the table knows a tensor's extremes.
+        int8_only: nothing is uint8, as TensorRT needs it; otherwise probabilities are, whatever `symmetric` says.
 
     Raises:
         UnknownNameError: there is no such mode.
@@ -116,6 +117,7 @@ class PrecisionPlan:
     mode: str = "gemm"
     skip: frozenset[str] = frozenset()
     symmetric: bool = True
+    int8_only: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -48,6 +48,8 @@ class OutputError:
 
     def of_rows(self, low: float, high: float) -> Vector:
         """What quantizing the input with a range changes in its rows, (n, C)."""
+        if max(-low, high) <= 0:  # the input was zero throughout: no code but that of zero
+            return -self._rows
         if self._symmetric:
             scale = np.float32(max(-low, high) / INT8_MAX)
             codes, zero_point = np.clip(np.rint(self._rows / scale), -INT8_MAX, INT8_MAX), 0

@@ -77,7 +77,7 @@ def refine(
 
     Args:
         index: of the network with free shapes or fixed ones; names of constants are the same.
-        moments: activation -> moments, for all `observed_tensors`.
+        moments: activation -> moments, for all `observed_tensors`; asked for one after the other, twice.
         plan: decides the grid, and whether residual connections read the quantized tensors: those are not smoothed.
             What the plan leaves out is refined all the same, so that plans of one mode and grid share a refinement.
         steps: which of `STEPS` to make.
@@ -85,9 +85,9 @@ def refine(
         progress: told after each edge.
     """
     edges, folder = find_edges(index), Folder(index)
-    seen, centres = dict(moments), dict[str, Floats]()
+    shifts, centres = dict[str, Floats](), dict[str, Floats]()
     for edge in edges if SHIFT in steps else ():
-        centre = middle(seen[edge.tensor])
+        centre = middle(moments[edge.tensor])
         if edge.offset:
             folder.shift(edge, centre)
         elif not plan.symmetric or edge.tensor in index.aliases or (plan.places.residual and edge.shared):
@@ -95,11 +95,15 @@ def refine(
             continue
         else:
             centres[edge.tensor] = centre
-        seen[edge.tensor] = shifted(seen[edge.tensor], centre)
+        shifts[edge.tensor] = centre
     results = []
     for edge in edges:
         residual = plan.places.residual and edge.shared
-        work = _Work(edge, seen[edge.tensor], centres.get(edge.tensor), folder, plan.symmetric, steps)
+        # One edge's moments at a time: they are as large as a weight, and may lie on disk.
+        seen = moments[edge.tensor]
+        if edge.tensor in shifts:
+            seen = shifted(seen, shifts[edge.tensor])
+        work = _Work(edge, seen, centres.get(edge.tensor), folder, plan.symmetric, steps)
         results.append(work.run(range_of, smooth=SMOOTH in steps and not residual))
         if progress is not None:
             progress(len(results), len(edges))

@@ -13,13 +13,15 @@ from quantkit.calibrate.base import Calibrator
 from quantkit.collect.histogram import Histogram
 from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.data.batches import TokenBatches
-from quantkit.errors import QuantkitError, TableError
+from quantkit.errors import InputError, QuantkitError, TableError
 from quantkit.files import cache_dir, read_bytes, sha256_file, sha256_json, write_text
 from quantkit.pipeline.collection import batches_of, collect_batches, kinds_of
 from quantkit.pipeline.locks import alone_in, exclusive
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.memory import tell_peak
+from quantkit.pipeline.settings import Settings, answering_threads, threads_of
+from quantkit.pipeline.sharing import cluster_for, collect_shared
 from quantkit.pipeline.tables import parameters_of, table_from
-from quantkit.pipeline.unfinished import PassCheckpoint
+from quantkit.pipeline.unfinished import PassCheckpoint, ShardCheckpoint
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
@@ -27,6 +29,7 @@ from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Watcher
 
 if TYPE_CHECKING:
+    from quantkit.distributed.cluster import Cluster
     from quantkit.network.refinement import Refinement
 
 RULES = 2
@@ -120,19 +123,38 @@ def collect(workspace: Workspace) -> Collected:
     provenance = provenance_of(workspace, batches)
     kinds = kinds_of(workspace)
     path = histograms_path(provenance)
-    checkpoint = PassCheckpoint(path.stem, threads_of(workspace.settings))
+    alone = PassCheckpoint(path.stem, threads_of(workspace.settings))
+    shared = ShardCheckpoint(path.stem, answering_threads(workspace.settings))
+    workers = helpers_of(workspace)
+    checkpoint: PassCheckpoint | ShardCheckpoint = alone if workers is None else shared
     with exclusive(f"histograms {path.stem}", workspace.watcher, "Another process collects the same; waiting for it."):
         if (stored := cached_histograms(workspace, path)) is not None:
-            checkpoint.discard()
+            alone.discard()
+            shared.discard()
             seconds = float(stored.meta["seconds"])
             return Collected(stored.histograms, provenance, seconds, True, path, kinds.kinds, kinds.unmasked)
         started = time.perf_counter()
-        histograms = collect_batches(workspace, batches, checkpoint)
+        if workers is None:
+            histograms = collect_batches(workspace, batches, alone)
+        else:
+            histograms = collect_shared(workspace, workers, batches, shared)
         seconds = checkpoint.seconds + time.perf_counter() - started
         collected = Collected(histograms, provenance, seconds, False, path, kinds.kinds, kinds.unmasked)
         collected.save(path)
-        checkpoint.discard()
+        alone.discard()
+        shared.discard()
         return collected
+
+
+def helpers_of(workspace: Workspace) -> Cluster | None:
+    """The workers that share the collecting pass; None where nobody does, or where it cannot be shared."""
+    if workspace.helpers is None or workspace.settings.order_free:
+        return workspace.helpers
+    workspace.watcher.say(
+        "TensorRT's ranges depend on the order of the batches, so the activations are collected by this process; with "
+        "--order-free the workers share that."
+    )
+    return None
 
 
 def cached_histograms(workspace: Workspace, path: Path) -> HistogramFile | None:
@@ -181,8 +203,8 @@ def calibrate(workspace: Workspace) -> Calibrated:
         places.remove(kept)
     for path in places:
         if (found := fitting_table(workspace, path, expected)) is not None:
-            save_table(settings, found)
-            return Calibrated(found, summary_of(found, path, 0.0, reused=True))
+            # Named where a run without an interruption names it, too: in --out, wherever it was found.
+            return Calibrated(found, summary_of(found, save_table(settings, found) or path, 0.0, reused=True))
     collected = collect(workspace)
     started = time.perf_counter()
     table = calibrated_table(collected, calibrator)
@@ -274,10 +296,16 @@ def write_tables(settings: Settings, watcher: Watcher) -> dict[str, Any]:
         JSON value with the folder, the histograms' path and one row a method.
     """
     calibrators = calibrators_for(settings)
-    workspace = Workspace(settings, watcher)
+    if settings.shared and not settings.order_free:
+        raise InputError(
+            "TensorRT's ranges depend on the order of the batches, so that their pass cannot be shared by workers.",
+            "Add --order-free, or leave out --workers and --scheduler.",
+        )
     folder = settings.out or Path("quantkit-out")
-    with alone_in(folder, watcher):
+    with alone_in(folder, watcher), cluster_for(settings) as workers:
+        workspace = Workspace(settings, watcher, workers)
         collected = collect(workspace)
+        tell_peak(settings.memory, watcher)
         return {
             "out": str(folder),
             "histograms": str(collected.save(folder / "histograms.npz")),

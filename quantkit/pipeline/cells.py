@@ -21,17 +21,19 @@ from quantkit.evaluate.accuracy import EvalResult
 from quantkit.evaluate.metrics import Score
 from quantkit.evaluate.significance import Comparison, mcnemar, paired_bootstrap
 from quantkit.files import read_sealed, sha256_json, write_sealed
+from quantkit.network.plan_file import plan_to_json
 from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import Calibrated, Collected, calibrated_table, collect, key_of, provenance_of
 from quantkit.pipeline.collection import batches_of
-from quantkit.pipeline.settings import threads_of
+from quantkit.pipeline.manifest import table_sha256
+from quantkit.pipeline.settings import answering_threads, threads_of
 from quantkit.pipeline.tables import parameters_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable
 
-RULES = 1
+RULES = 2
 """Part of every cell's key; raised when the same settings come to give other cells."""
 Z95 = 1.96
 
@@ -108,6 +110,7 @@ class Column:
     def key(self, calibrator: Calibrator | None) -> str:
         """Name under which a finished cell is kept: a hash of everything that decides it."""
         settings, packages, table = self.workspace.settings, versions(), None
+        threads = sorted({threads_of(settings), answering_threads(settings)})
         if calibrator is not None:
             parameters = parameters_of(calibrator)
             table = key_of(replace(self.shared.provenance, method=calibrator.name, parameters=parameters))
@@ -119,7 +122,8 @@ class Column:
                 "data": self.batches.sha256,
                 "labels": self.shared.labels_sha256,
                 "table": table,
-                "backend": [settings.backend, threads_of(settings), settings.placement, settings.around_zero],
+                "backend": [settings.backend, *threads],
+                "plan": plan_to_json(job.plan_of(settings, self.workspace.backend)),
                 "options": dict(settings.engine),
                 "versions": [packages.get("quantkit"), packages.get(settings.backend)],
             }
@@ -143,6 +147,9 @@ class Column:
             if trial is not self.reference and trial.engine is not None:
                 trial.engine.close()
         row = job.row_of(trial, self.reference, self.workspace).as_json()
+        row["hashes"] = job.hashes_of(trial)
+        if trial.table is not None:
+            row["hashes"]["table_sha256"] = table_sha256(trial.table)
         if trial.latency is not None and self.reference.latency is not None:
             row["fp32_ms"] = self.reference.latency.median_ms
         if trial is not self.reference and trial.result is not None and self.reference.result is not None:

@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.backends import BACKENDS, get_backend
 from quantkit.calibrate.base import Calibrator
-from quantkit.data.batches import TokenBatches
 from quantkit.data.glue import get_task
 from quantkit.errors import QuantkitError
 from quantkit.files import check_writable
@@ -23,10 +22,16 @@ from quantkit.pipeline import run as job
 from quantkit.pipeline.calibration import calibrators_for
 from quantkit.pipeline.cells import Column, TaskData
 from quantkit.pipeline.locks import alone_in
+from quantkit.pipeline.manifest import adapter_sha256, dependencies, threads_json
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import SCHEMA, Record, context
 from quantkit.types import Watcher
+
+if TYPE_CHECKING:
+    from quantkit.distributed.cluster import Cluster
 
 PLACEHOLDER = "{task}"
 """What stands for the task's name in the paths of model, adapter and data."""
@@ -50,6 +55,7 @@ class Job:
     watcher: Watcher
     cells: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cluster: Cluster | None = None
     kept: int = 0
     errors: list[QuantkitError] = field(default_factory=list)
 
@@ -83,7 +89,7 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
     for backend in backends:
         _ = BACKENDS[backend]
     made = Job(settings, tuple(tasks), tuple(backends), calibrators_for(settings), watcher)
-    with alone_in(made.folder, watcher):
+    with alone_in(made.folder, watcher), cluster_for(settings, backends=backends) as made.cluster:
         return compare_here(made)
 
 
@@ -117,7 +123,8 @@ def settings_for(settings: Settings, task: str, backend: str) -> Settings:
 def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
     """All cells of a task; `step` is called after each."""
     shared = task_data(made, task)
-    made.sources[task] = source_of(shared.workspace, shared.batches)
+    check_engines(shared.workspace, 2)  # FP32's and a cell's, which are timed in turn
+    made.sources[task] = source_of(shared)
     for backend in made.backends:
         workspace = shared.workspace.on(settings_for(made.settings, task, backend))
         try:
@@ -141,13 +148,16 @@ def compare_task(made: Job, task: str, step: Callable[[], None]) -> None:
 def task_data(made: Job, task: str) -> TaskData:
     """What the cells of a task share; the first backend that is installed collects."""
     usable = [backend for backend in made.backends if get_backend(backend).available() is None]
-    workspace = Workspace(settings_for(made.settings, task, usable[0] if usable else made.backends[0]), made.watcher)
+    workspace = Workspace(
+        settings_for(made.settings, task, usable[0] if usable else made.backends[0]), made.watcher, made.cluster
+    )
     job.check_early(workspace)
     return TaskData(workspace)
 
 
-def source_of(workspace: Workspace, batches: TokenBatches) -> dict[str, Any]:
+def source_of(shared: TaskData) -> dict[str, Any]:
     """The record's part on one task: model and data."""
+    workspace, batches = shared.workspace, shared.batches
     return {
         "model": {"name": workspace.settings.model, "sha256": workspace.network.sha256},
         "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,
@@ -157,6 +167,8 @@ def source_of(workspace: Workspace, batches: TokenBatches) -> dict[str, Any]:
         "examples": batches.examples,
         "truncated": batches.truncated,
         "data_sha256": batches.sha256,
+        "labels_sha256": shared.labels_sha256,
+        "adapter_sha256": adapter_sha256(workspace.adapter_path),
     }
 
 
@@ -175,13 +187,14 @@ def save(made: Job) -> Record:
     data = {
         "schema": SCHEMA,
         "kind": "compare",
-        "context": context(settings_json(made)),
+        "context": context(settings_json(made), made.cluster.as_json() if made.cluster else None),
         "tasks": list(made.tasks),
         "backends": list(made.backends),
         "methods": [calibrator.name for calibrator in made.calibrators],
         "sources": made.sources,
         "cells": made.cells,
         "kept": made.kept,
+        "manifest": {"job": "compare", "threads": threads_json(made.settings), "dependencies": dependencies()},
         "verdict": verdict(made.cells),
     }
     record = Record(data)

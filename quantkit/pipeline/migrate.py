@@ -115,10 +115,10 @@ def migrate(
     table = _with_copies(loaded.table, softmax)
     chosen = placement or _placement_for(proto)
     if chosen == GENERAL:
-        result = insert_qdq(proto, table, PrecisionPlan(skip=skip), rule=place_everywhere)
+        result = insert_qdq(proto, table, PrecisionPlan(skip=skip, int8_only=True), rule=place_everywhere)
     else:
         # A factor moved to the query would change its scale, and a migrated model has the cache's scales bit for bit.
-        result = insert_qdq(proto, table, PrecisionPlan(chosen, skip), early_factor=False)
+        result = insert_qdq(proto, table, PrecisionPlan(chosen, skip, int8_only=True), early_factor=False)
     if not result.quantized:
         why = next(iter(result.skipped.items()), ("nothing", "the placement covers nothing"))
         raise TableError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,10 +16,11 @@ from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.data.batches import TokenBatches
 from quantkit.errors import QuantkitError
 from quantkit.evaluate.accuracy import inputs_for
-from quantkit.files import cache_dir, sha256_json
+from quantkit.files import cache_dir, sha256_json, unfinished_name
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import key_of, provenance_of
 from quantkit.pipeline.collection import batches_of, kinds_of
+from quantkit.pipeline.moments import collect_moments_within
 from quantkit.pipeline.settings import threads_of
 from quantkit.pipeline.workspace import Workspace
 from quantkit.tables.table import Entry
@@ -25,9 +28,8 @@ from quantkit.tables.table import Entry
 if TYPE_CHECKING:
     from quantkit.network.refinement import Refinement
 
-RULES = 5
+RULES = 6
 """Part of every key in the cache; raised when the same settings come to give another refinement."""
-KEPT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,28 @@ def refine(workspace: Workspace, plan: PrecisionPlan) -> Refined:
         else:
             return Refined(refinement, record_of(refinement, path, seconds, reused=True))
     started = time.perf_counter()
-    moments = collect_moments(workspace, batches_of(workspace), names)
-    refinement = refine_with(workspace, plan, steps, moments)
+    if workspace.settings.memory:
+        refinement = refine_within(workspace, plan, steps, names)
+    else:
+        moments = collect_moments(workspace, batches_of(workspace), names)
+        refinement = refine_with(workspace, plan, steps, moments)
     seconds = round(time.perf_counter() - started, 3)
     save_refinement(path, refinement, seconds)
     return Refined(refinement, record_of(refinement, path, seconds, reused=False))
 
 
+def refine_within(workspace: Workspace, plan: PrecisionPlan, steps: tuple[str, ...], names: list[str]) -> Refinement:
+    """The refinement, within the limit of the settings: moments in several passes, kept on disk between."""
+    folder = cache_dir() / "unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix, ending = unfinished_name("moments")
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=ending, dir=folder) as place:
+        moments = collect_moments_within(workspace, batches_of(workspace), names, Path(place))
+        return refine_with(workspace, plan, steps, moments)
+
+
 def refine_with(
-    workspace: Workspace, plan: PrecisionPlan, steps: tuple[str, ...], moments: dict[str, Moments]
+    workspace: Workspace, plan: PrecisionPlan, steps: tuple[str, ...], moments: Mapping[str, Moments]
 ) -> Refinement:
     """The refinement by some steps from moments that were collected before."""
     from quantkit.network.refine import refine as refine_network
@@ -129,7 +144,7 @@ def collect_moments(workspace: Workspace, batches: TokenBatches, names: list[str
     Raises:
         CalibrationError: NaN or Inf in an activation.
     """
-    accumulators = {name: MomentsAccumulator(KEPT_ROWS) for name in names}
+    accumulators = {name: MomentsAccumulator() for name in names}
     done = 0
     with workspace.watcher.stage("collect moments") as progress:
         for shape, feeds in groupby(batches, key=lambda feed: feed["input_ids"].shape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -24,20 +25,29 @@ from quantkit.pipeline import unfinished
 from quantkit.pipeline.calibration import Calibrated, calibrate
 from quantkit.pipeline.candidates import build_candidate, refined_for
 from quantkit.pipeline.locks import alone_in
+from quantkit.pipeline.manifest import answers, labels_sha256, manifest
+from quantkit.pipeline.memory import check_engines, tell_peak
 from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.shared_engines import SharedEngines
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.tensors import write_tensors
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.html import write_report
 from quantkit.report.readme import FLOAT_FILE, INT8_FILE, TENSORRT_FILE, write_readme
-from quantkit.report.record import SCHEMA, EngineRow, Record, context
+from quantkit.report.record import SCHEMA, EngineRow, Record
 from quantkit.types import Array, Watcher
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from quantkit.distributed.cluster import Cluster
+    from quantkit.tables.table import CalibrationTable
+
 LATENCY_BATCHES = 8
 LATENCY_ROUNDS = 30
 LATENCY_WARMUP = 3
+JOBS = {(True, True): "run", (True, False): "eval", (False, True): "bench", (False, False): "build"}
+"""(metrics, latency) -> the command that asks for them."""
 
 
 @dataclass
@@ -58,6 +68,10 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     key: str = ""
     """Hash of everything that decides what the engine answers."""
+    graph: str = ""
+    """Hash of the graph that was compiled."""
+    table: CalibrationTable | None = None
+    """Ranges that INT8 is built with."""
     kept: list[Path] = field(default_factory=list)
     """What was written down for the case of an interruption."""
 
@@ -67,7 +81,14 @@ class Trial:
         return self.precision.startswith("int8")
 
 
-def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, latency: bool = True) -> Record:
+def run_settings(
+    settings: Settings,
+    watcher: Watcher,
+    *,
+    metrics: bool = True,
+    latency: bool = True,
+    cluster: Cluster | None = None,
+) -> Record:
     """The whole job; with --out the record is written after every stage, so that nothing computed is lost.
 
     A whole run (metrics and latency) with --out also writes what a report shows of every tensor, and the report.
@@ -77,18 +98,20 @@ def run_settings(settings: Settings, watcher: Watcher, *, metrics: bool = True, 
         watcher: who is told how it goes.
         metrics: evaluate the task.
         latency: time the engines.
+        cluster: workers that are there already; None starts or reaches those of the settings.
 
     Raises:
         QuantkitError: something that concerns every engine; what concerns one is that engine's row.
     """
-    with alone_in(settings.out, watcher):
-        return run_stages(settings, watcher, metrics=metrics, latency=latency)
+    with alone_in(settings.out, watcher), cluster_for(settings, cluster) as workers:
+        return run_stages(Workspace(settings, watcher, workers), metrics=metrics, latency=latency)
 
 
-def run_stages(settings: Settings, watcher: Watcher, *, metrics: bool, latency: bool) -> Record:
+def run_stages(workspace: Workspace, *, metrics: bool, latency: bool) -> Record:
     """`run_settings`, while no other process writes to the same --out."""
-    workspace = Workspace(settings, watcher)
+    settings, watcher = workspace.settings, workspace.watcher
     check_early(workspace)
+    check_engines(workspace, len(settings.precisions) if latency else 1)
     evaluation = evaluation_batches(workspace)
     calibrated = calibrate_and_refine(workspace) if settings.wants_int8 else None
     if calibrated is not None and metrics and latency and settings.out is not None:
@@ -98,22 +121,37 @@ def run_stages(settings: Settings, watcher: Watcher, *, metrics: bool, latency: 
         calibrated = replace(calibrated, files=files)
     trials = [Trial(precision, keep_float=not (metrics or latency)) for precision in settings.precisions]
     try:
-        compile_all(workspace, trials, calibrated)
-        save(workspace, trials, calibrated, evaluation)
-        if metrics:
-            evaluate_all(workspace, trials, evaluation)
-            save(workspace, trials, calibrated, evaluation)
+        name = JOBS[metrics, latency]
+        for group in together(settings, trials, latency):
+            compile_all(workspace, group, calibrated)
+            save(workspace, trials, calibrated, evaluation, name)
+            if metrics:
+                evaluate_all(workspace, group, evaluation)
+                save(workspace, trials, calibrated, evaluation, name)
+            if len(group) < len(trials):
+                close(group)
         if latency:
             time_all(workspace, trials, evaluation)
-        record = save(workspace, trials, calibrated, evaluation)
+        record = save(workspace, trials, calibrated, evaluation, name)
         if metrics and latency and settings.out is not None:
             report(settings.out, watcher)
         forget(trials)
+        tell_peak(settings.memory, watcher)
         return record
     finally:
-        for trial in trials:
-            if trial.engine is not None:
-                trial.engine.close()
+        close(trials)
+
+
+def together(settings: Settings, trials: Sequence[Trial], latency: bool) -> list[Sequence[Trial]]:
+    """Engines that exist at the same time: all, because they are timed in turn; one where memory is limited."""
+    return [[trial] for trial in trials] if settings.memory and not latency else [trials]
+
+
+def close(trials: Sequence[Trial]) -> None:
+    """Frees the engines; what they are stays known."""
+    for trial in trials:
+        if trial.engine is not None:
+            trial.engine.close()
 
 
 def forget(trials: Sequence[Trial]) -> None:
@@ -173,10 +211,11 @@ def plan_of(settings: Settings, backend: Backend) -> PrecisionPlan:
         InputError: the plan file cannot be used.
     """
     if settings.plan is None:
-        plan = PrecisionPlan(mode=settings.placement, symmetric=settings.around_zero)
+        mode = settings.placement or backend.default_placement
+        plan = PrecisionPlan(mode=mode, symmetric=settings.around_zero)
     else:
         plan = load_plan(settings.plan).plan
-    return replace(plan, symmetric=True) if backend.symmetric_only else plan
+    return replace(plan, symmetric=True, int8_only=True) if backend.symmetric_only else plan
 
 
 def check_plan(workspace: Workspace) -> None:
@@ -206,6 +245,7 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
     settings = workspace.settings
     with workspace.watcher.stage("build engines") as progress:
         for done, trial in enumerate(trials):
+            trial.table = calibrated.table if calibrated is not None and trial.quantized else None
             try:
                 proto = graph_for(workspace, trial, calibrated)
                 own = calibrated is not None and trial.quantized and workspace.backend.places_int8
@@ -216,7 +256,8 @@ def compile_all(workspace: Workspace, trials: Sequence[Trial], calibrated: Calib
                     table=calibrated.table if calibrated and own else None,
                 )
                 ranges = calibrated.table if calibrated and own else None
-                trial.key = unfinished.engine_key(proto, trial.precision, ranges, settings)
+                trial.graph = unfinished.graph_sha256(proto)
+                trial.key = unfinished.engine_key(trial.graph, trial.precision, ranges, settings)
             except QuantkitError as error:
                 trial.error = error
             progress(done + 1, len(trials))
@@ -258,7 +299,7 @@ def write_tensorrt_model(workspace: Workspace, calibrated: Calibrated, plan: Pre
 
     if workspace.settings.out is None:
         return
-    around_zero = replace(plan, symmetric=True)
+    around_zero = replace(plan, symmetric=True, int8_only=True)
     placed = build_candidate(workspace, workspace.network.proto, calibrated.table, around_zero)
     write_bytes(workspace.settings.out / TENSORRT_FILE, for_parser(placed.proto).SerializeToString())
 
@@ -271,18 +312,23 @@ def evaluate_all(workspace: Workspace, trials: Sequence[Trial], batches: TokenBa
             continue
         with workspace.watcher.stage(f"evaluate {trial.precision}") as progress:
             try:
-                engine = kept_answers(trial, trial.engine, batches)
-                trial.result = evaluate_engine(engine, batches, labels, workspace.task, progress=progress)
-                engine.keep()
+                with closing(kept_answers(workspace, trial, trial.engine, batches)) as engine:
+                    trial.result = evaluate_engine(engine, batches, labels, workspace.task, progress=progress)
+                    engine.keep()
             except BackendError as error:
                 trial.error = error
 
 
-def kept_answers(trial: Trial, engine: Engine, batches: TokenBatches) -> unfinished.KeptAnswers:
-    """The engine of a trial, with what an interrupted evaluation by it has left."""
+def kept_answers(workspace: Workspace, trial: Trial, engine: Engine, batches: TokenBatches) -> unfinished.KeptAnswers:
+    """The engine of a trial, or the workers in its place, with what an interrupted evaluation by it has left."""
     path = unfinished.answers_path(trial.key, batches.sha256)
     trial.kept.append(path)
-    return unfinished.KeptAnswers(engine, path)
+    if workspace.helpers is None:
+        return unfinished.KeptAnswers(engine, path)
+    shape = None if workspace.backend.dynamic else (workspace.settings.batch, workspace.settings.seq_len)
+    engines = SharedEngines(workspace, workspace.helpers, trial.table, shape)
+    plan = plan_of(workspace.settings, workspace.backend) if trial.quantized else None
+    return unfinished.KeptAnswers(engine, path, lambda first: engines.answers(plan, trial.precision, batches, first))
 
 
 def labels_of(workspace: Workspace) -> Array:
@@ -347,15 +393,19 @@ def row_of(trial: Trial, reference: Trial, workspace: Workspace) -> EngineRow:
 
 
 def save(
-    workspace: Workspace, trials: Sequence[Trial], calibrated: Calibrated | None, evaluation: TokenBatches
+    workspace: Workspace,
+    trials: Sequence[Trial],
+    calibrated: Calibrated | None,
+    evaluation: TokenBatches,
+    name: str = "bench",
 ) -> Record:
-    """The record of what is known so far, written to --out when there is one."""
+    """The record of what is known so far, written to --out when there is one; `name` is the command's."""
     settings, network = workspace.settings, workspace.network
     reference = next((trial for trial in trials if trial.precision == "fp32"), trials[0])
     rows = [row_of(trial, reference, workspace) for trial in trials]
     data: dict[str, Any] = {
         "schema": SCHEMA,
-        "context": context(settings.as_json()),
+        "context": workspace.context(),
         "model": {
             "name": settings.model,
             "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,
@@ -375,6 +425,17 @@ def save(
         "interface": {"inputs": list(network.input_names), "output": network.output_name},
         "engines": [row.as_json() | details_of(trial) for row, trial in zip(rows, trials, strict=True)],
     }
+    table = None if calibrated is None else calibrated.table
+    data["manifest"] = manifest(
+        workspace,
+        name,
+        table,
+        evaluation={
+            "rows_sha256": evaluation.sha256,
+            "labels_sha256": labels_sha256(workspace.evaluation.labels),
+        },
+        engines={trial.precision: hashes_of(trial) for trial in trials if trial.graph},
+    )
     data["verdict"] = verdict(rows)
     data["files"] = dict(calibrated.files) if calibrated else {}
     record = Record(data)
@@ -382,6 +443,11 @@ def save(
         record.save(settings.out / "record.json")
         write_readme(record.data, settings.out)
     return record
+
+
+def hashes_of(trial: Trial) -> dict[str, str]:
+    """Of an engine's graph, and of its answers where it was evaluated."""
+    return {"graph_sha256": trial.graph, **({} if trial.result is None else answers(trial.result))}
 
 
 def plan_record(workspace: Workspace) -> dict[str, Any]:

@@ -17,13 +17,18 @@ from quantkit.data.examples import Examples
 from quantkit.data.tokenize import encode
 from quantkit.errors import InputError
 from quantkit.files import cache_dir, sha256_json, write_json
+from quantkit.network.plan_file import plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.calibration import Calibrated
 from quantkit.pipeline.candidates import build_candidate, candidate_identity
+from quantkit.pipeline.manifest import labels_sha256, manifest
+from quantkit.pipeline.memory import check_engines
 from quantkit.pipeline.run import LATENCY_BATCHES, calibrate_and_refine, check_early, plan_of
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.settings import Settings, answering_threads, threads_of
+from quantkit.pipeline.shared_engines import SharedEngines
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.pipeline.workspace import Workspace
-from quantkit.report.record import SCHEMA, context, cpu_name, versions
+from quantkit.report.record import SCHEMA, cpu_name, versions
 from quantkit.search.clock import Clock
 from quantkit.search.judge import Build, Judge
 from quantkit.search.sensitivity import Sensitivity, measure
@@ -34,8 +39,13 @@ from quantkit.types import Watcher
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from quantkit.distributed.cluster import Cluster
+
 SENSITIVITY_ROWS = 512
 """Rows that rank the units; noise needs fewer than the metric."""
+
+TIMED = 5
+"""Engines that a search times in turn: FP32 and four placements."""
 
 
 @dataclass
@@ -75,19 +85,20 @@ class Bench:
             return measure(self.ranker, self.clock, plan, self.units(plan), progress)
 
 
-def prepare(settings: Settings, watcher: Watcher) -> Bench:
+def prepare(settings: Settings, watcher: Watcher, cluster: Cluster | None = None) -> Bench:
     """Calibrates, draws the rows that decide, and sets up judge and clock.
 
     Raises:
         InputError: the train rows have no labels, or the backend places INT8 itself.
     """
-    workspace = Workspace(settings, watcher)
+    workspace = Workspace(settings, watcher, cluster)
     check_early(workspace)
     if workspace.backend.places_int8:
         raise InputError(
             f"With these settings {settings.backend} places INT8 itself, so there is no plan to search.",
             "Use --backend openvino, or --ranges qdq.",
         )
+    check_engines(workspace, TIMED)
     calibrated = calibrate_and_refine(workspace)
     rows = workspace.tuning
     if rows.labels is None:
@@ -99,19 +110,25 @@ def prepare(settings: Settings, watcher: Watcher) -> Bench:
     def builder(graph: ModelProto) -> Build:
         return lambda plan: graph if plan is None else build_candidate(workspace, graph, calibrated.table, plan).proto
 
-    store = Store(cache_dir() / "search", identity_of(workspace, calibrated))
-    judged_build = builder(workspace.free_graph or workspace.fixed_graph)
+    def store(own: int) -> Store:
+        return Store(cache_dir() / "search", identity_of(workspace, calibrated, own))
+
+    free = workspace.free_graph
+    judged_build = builder(free or workspace.fixed_graph)
+    shape = None if free is not None or workspace.backend.dynamic else (settings.batch, settings.seq_len)
+    helpers = workspace.helpers
+    engines = None if helpers is None else SharedEngines(workspace, helpers, calibrated.table, shape)
+    own = answering_threads(settings)
 
     def judge(some: Examples) -> Judge:
         ordered, batches = batches_over(workspace, some)
-        return Judge(
-            judged_build, workspace.backend, batches, np.asarray(ordered.labels), workspace.task, store, threads
-        )
+        labels = np.asarray(ordered.labels)
+        return Judge(judged_build, workspace.backend, batches, labels, workspace.task, store(own), own, engines)
 
     threads = threads_of(settings)
     encoded = encode(workspace.tokenizer, rows.head(LATENCY_BATCHES * settings.batch).texts, settings.seq_len)
     feeds = list(TokenBatches(encoded, settings.batch, settings.seq_len, fill="pad"))
-    clock = Clock(builder(workspace.fixed_graph), workspace.backend, feeds, store, threads)
+    clock = Clock(builder(workspace.fixed_graph), workspace.backend, feeds, store(threads), threads)
     return Bench(workspace, calibrated, rows, judge(rows), judge(rows.head(SENSITIVITY_ROWS)), clock)
 
 
@@ -129,8 +146,8 @@ def batches_over(workspace: Workspace, rows: Examples) -> tuple[Examples, TokenB
     return ordered, TokenBatches(encode(workspace.tokenizer, ordered.texts, settings.seq_len), settings.batch)
 
 
-def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
-    """Everything that decides a candidate's result, beside the plan and the rows."""
+def identity_of(workspace: Workspace, calibrated: Calibrated, threads: int) -> dict[str, Any]:
+    """Everything that decides a candidate's result, beside the plan and the rows; `threads` are its engine's."""
     settings = workspace.settings
     entries = {
         name: [float(entry.scale), entry.minimum, entry.maximum] for name, entry in calibrated.table.entries.items()
@@ -142,7 +159,7 @@ def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
         "task": workspace.task.name,
         "backend": workspace.backend.name,
         "engine": dict(settings.engine),
-        "threads": threads_of(settings),
+        "threads": threads,
         "batch": settings.batch,
         "seq_len": settings.seq_len,
         "machine": cpu_name(),
@@ -156,12 +173,18 @@ def identity_of(workspace: Workspace, calibrated: Calibrated) -> dict[str, Any]:
 
 def run_sensitivity(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """`quantkit sensitivity`: the record, written to --out as sensitivity.json when there is one."""
-    bench = prepare(settings, watcher)
+    with cluster_for(settings) as workers:
+        return sensitivity_record(prepare(settings, watcher, workers))
+
+
+def sensitivity_record(bench: Bench) -> dict[str, Any]:
+    """`run_sensitivity`, with everything at hand."""
+    settings = bench.workspace.settings
     plan = plan_of(settings, bench.workspace.backend)
     found = bench.sensitivity(plan)
     _, [whole] = bench.clock.times(None, [plan])
-    record = head_of(bench) | {
-        "plan": {"mode": plan.mode, "symmetric": plan.symmetric, "skip": sorted(plan.skip)},
+    record = head_of(bench, "sensitivity") | {
+        "plan": plan_to_json(plan),
         "speedup": whole.ratio,
         "sensitivity": found.as_json(),
         "verdict": sensitivity_verdict(found),
@@ -181,14 +204,14 @@ def sensitivity_verdict(found: Sensitivity) -> list[str]:
     return [words]
 
 
-def head_of(bench: Bench) -> dict[str, Any]:
-    """What every record of a search says of model, task, rows and calibration."""
+def head_of(bench: Bench, job: str) -> dict[str, Any]:
+    """What every record of a search says of model, task, rows and calibration; `job` is the command's name."""
     workspace, settings = bench.workspace, bench.workspace.settings
     reference = bench.judge.reference
     metric = workspace.task.metrics[0]
     return {
         "schema": SCHEMA,
-        "context": context(settings.as_json()),
+        "context": workspace.context(),
         "model": {
             "name": settings.model,
             "adapter": str(workspace.adapter_path) if workspace.adapter_path else None,
@@ -204,7 +227,14 @@ def head_of(bench: Bench) -> dict[str, Any]:
             "metric": metric,
             "fp32": reference.scores[metric].as_json(),
         },
+        "manifest": manifest(workspace, job, bench.calibrated.table, tuning=tuning_hashes(bench)),
     }
+
+
+def tuning_hashes(bench: Bench) -> dict[str, str | None]:
+    """Of the rows that decide, as batches, and of their labels."""
+    judge = bench.judge
+    return {"rows_sha256": judge.batches.sha256, "labels_sha256": labels_sha256(judge.labels)}
 
 
 def out_folder(settings: Settings) -> Path:

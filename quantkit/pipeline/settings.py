@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from quantkit.report.record import available_cores
 DEMO = "demo"
 DEMO_TASK = "rotten_tomatoes"
 DEFAULT_METHOD = "mse"
-DEFAULT_PLACEMENT = "gemm"
-LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1, "limit": 0, "seed": 0, "threads": 0}
+LEAST = {"calib_samples": 1, "batch": 1, "seq_len": 2, "tune_rows": 1}
+LEAST |= dict.fromkeys(("limit", "seed", "threads", "workers", "memory"), 0)
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,12 @@ class Settings:
         limit: evaluate only the first rows; 0 means all.
         seed: seed of the calibration sample.
         threads: threads to compute with; 0 means all cores.
+        workers: processes to start on this machine that share calibration and evaluation (docs/distributed.md); 0
+            means none.
+        scheduler: address of a Dask scheduler whose workers share them; empty means none.
         order_free: power-of-two histogram ranges instead of TensorRT's rule.
         ignore_padding: leave padded positions out of the statistics.
-        placement: mode of the precision plan.
+        placement: mode of the precision plan; empty is the backend's own choice.
         refine: steps that refine ranges and weights (quantkit/network/refine.py) with commas, "all" or "none"; empty
             means all, or none where a table is given.
         symmetric: symmetric INT8 activations; asymmetric ones use the observed low and high ends. None means symmetric
@@ -53,6 +56,7 @@ class Settings:
         tune_rows: train rows, apart from the calibration sample, that decide a search.
         tensorrt_model: also write the INT8 model in the form that TensorRT's parser takes.
         table: a calibration table to use instead of calibrating; None means calibrate or reuse.
+        memory: bytes of resident memory that the process may take; 0 means no limit.
         force: use `table` even when its provenance does not fit.
         out: folder for results; None writes none.
         engine: options of the backend alone, by name; see its `configured`.
@@ -81,9 +85,11 @@ class Settings:
     limit: int = 0
     seed: int = 0
     threads: int = 0
+    workers: int = 0
+    scheduler: str = ""
     order_free: bool = False
     ignore_padding: bool = False
-    placement: str = DEFAULT_PLACEMENT
+    placement: str = ""
     symmetric: bool | None = None
     plan: Path | None = None
     tune_rows: int = 4096
@@ -91,6 +97,7 @@ class Settings:
     refine: str = ""
     table: Path | None = None
     force: bool = False
+    memory: int = 0
     out: Path | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,6 +113,10 @@ class Settings:
                 raise InputError(
                     f"{name} must be a whole number of at least {least}; got {value!r}.", f"Change {flag}."
                 )
+        if self.workers and self.scheduler:
+            raise InputError(
+                "Workers are those of --scheduler, or are started here by --workers.", "Give one of the two."
+            )
         if self.task == "" and self.model != DEMO:
             raise InputError("A model of your own needs a task.", "Name it with --task, for example --task sst2.")
 
@@ -113,6 +124,11 @@ class Settings:
     def task_name(self) -> str:
         """The task, with the demo's default filled in."""
         return self.task or DEMO_TASK
+
+    @property
+    def shared(self) -> bool:
+        """Whether workers share the work."""
+        return bool(self.workers or self.scheduler)
 
     @property
     def wants_int8(self) -> bool:
@@ -144,6 +160,45 @@ class Settings:
         }
 
 
+def settings_from_json(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from their `as_json`; what is not there has its default, and what is unknown is left out.
+
+    Raises:
+        InputError: a value is of another type than it should be, or cannot be used; `where` begins the sentence.
+    """
+    given: dict[str, Any] = {}
+    for field_ in fields(Settings):
+        if field_.name not in values:
+            continue
+        value = values[field_.name]
+        plain = field_.default_factory() if field_.default_factory is not MISSING else field_.default
+        if field_.name in ("table", "plan", "out"):
+            fits = isinstance(value, str)
+            value = (Path(value) if value else None) if fits else value
+        elif isinstance(plain, tuple):
+            fits = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+            value = tuple(value) if fits else value
+        elif field_.name == "symmetric":
+            fits = value is None or isinstance(value, bool)
+        elif isinstance(plain, Mapping):
+            fits = isinstance(value, dict)
+        else:
+            fits = type(value) is type(plain)
+        if not fits:
+            raise InputError(f"{where}: the setting {field_.name} is {value!r}, which it cannot be.")
+        given[field_.name] = value
+    return Settings(**given)
+
+
 def threads_of(settings: Settings) -> int:
     """How many threads to compute with: what was asked for, else all that this process may use."""
     return settings.threads or available_cores()
+
+
+def answering_threads(settings: Settings) -> int:
+    """How many threads a shard of calibration or evaluation is computed with, here or by a worker.
+
+    With workers one, unless a number was asked for: rounding may depend on it, and must not depend on how many workers
+    there are.
+    """
+    return settings.threads or 1 if settings.shared else threads_of(settings)

@@ -73,6 +73,8 @@ def study(settings: Settings, watcher: Watcher, orders: int = ORDERS) -> dict[st
     """
     if orders < 0:
         raise InputError(f"{orders} other orders were asked for; 0 is the least.")
+    if settings.shared:
+        raise InputError("A study is made by this process alone.", "Leave out --workers and --scheduler.")
     calibrators = calibrators_for(settings)
     workspace = Workspace(settings, watcher)
     batches = batches_of(workspace)

@@ -161,7 +161,8 @@ def sqnr_of(histogram: Histogram, amax: float) -> float | None:
     """Estimated dB of the symmetric INT8 round trip; None where there is no signal, no range or no noise."""
     if amax <= 0 or histogram.amax == 0:
         return None
-    ratio = histogram_sqnr_db(histogram, amax)
+    # 127 times the scale of float32's largest number is beyond float32.
+    ratio = histogram_sqnr_db(histogram, amax if math.isfinite(amax) else histogram.amax)
     return round(ratio, 2) if math.isfinite(ratio) else None
 
 

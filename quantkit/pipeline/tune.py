@@ -15,6 +15,7 @@ from quantkit.network.precision import PrecisionPlan
 from quantkit.pipeline.run import plan_of, report, run_settings
 from quantkit.pipeline.search import Bench, head_of, out_folder, prepare
 from quantkit.pipeline.settings import Settings
+from quantkit.pipeline.sharing import cluster_for
 from quantkit.report.readme import write_readme
 from quantkit.report.record import Record
 from quantkit.search.clock import Timed
@@ -93,11 +94,17 @@ def tune(settings: Settings, goal: Goal, watcher: Watcher) -> Record:
     """
     if not settings.wants_int8:
         raise InputError("A search for an INT8 plan needs INT8 among its engines.", "Add int8 to --precision.")
+    settings = replace(settings, out=out_folder(settings), plan=None)
+    with cluster_for(settings) as workers:
+        return search(prepare(settings, watcher, workers), goal)
+
+
+def search(bench: Bench, goal: Goal) -> Record:
+    """`tune`, with everything at hand."""
+    settings, watcher = bench.workspace.settings, bench.workspace.watcher
     folder = out_folder(settings)
-    settings = replace(settings, out=folder, plan=None)
-    bench = prepare(settings, watcher)
     found = by_accuracy(bench, goal.max_drop) if goal.max_drop is not None else by_speed(bench, goal)
-    head = head_of(bench)
+    head = head_of(bench, "tune")
     told = search_record(found, goal, head["rows"])
     words = search_verdict(found, goal, head["rows"])
     if found.chosen is None:
@@ -107,8 +114,9 @@ def tune(settings: Settings, goal: Goal, watcher: Watcher) -> Record:
     path = folder / "plan.json"
     summary = {"goal": told["goal"], "rows": told["rows"], "chosen": told["chosen"]}
     PlanFile(found.chosen.plan, bench.workspace.network.sha256, found.reasons, summary).save(path)
-    run = run_settings(replace(settings, plan=path), watcher)
-    record = Record(run.data | {"search": told, "verdict": [*words, *run.data["verdict"]]})
+    run = run_settings(replace(settings, plan=path), watcher, cluster=bench.workspace.cluster)
+    whole = run.data["manifest"] | {"job": "tune", "tuning": head["manifest"]["tuning"]}
+    record = Record(run.data | {"search": told, "verdict": [*words, *run.data["verdict"]], "manifest": whole})
     record.save(folder / "record.json")
     write_readme(record.data, folder)
     report(folder, watcher)

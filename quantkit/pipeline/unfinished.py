@@ -17,21 +17,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.collect.collector import Collector
-from quantkit.collect.store import load_histograms, save_histograms
+from quantkit.collect.histogram import Histogram
+from quantkit.collect.store import HistogramFile, load_histograms, save_histograms
 from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluate.accuracy import logits_name
 from quantkit.evaluate.latency import Latency
 from quantkit.files import cache_dir, read_sealed, sha256_json, write_sealed
-from quantkit.pipeline.settings import Settings, threads_of
+from quantkit.pipeline.settings import Settings, answering_threads, threads_of
 from quantkit.report.record import cpu_name, versions
 from quantkit.types import Array, FeedDict, Runner, TensorSpec
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from quantkit.tables.table import CalibrationTable
 
-RULES = 1
+RULES = 2
 """Part of every key; raised when the same question comes to have another answer."""
 SECONDS = 10.0
 """A job that is killed loses at most this much work, more only where writing takes long."""
@@ -72,19 +73,44 @@ class Pace:
         self._cost = self._last - started
 
 
-class PassCheckpoint:
-    """A collecting pass on disk.
+class _Checkpoint:
+    """What a collecting pass leaves on disk.
 
     Args:
         key: hash of everything that decides the pass; see `calibration.key_of`.
         threads: with how many the model runs; its rounding may depend on it.
     """
 
+    suffix = ""
+
     def __init__(self, key: str, threads: int) -> None:
-        self.path = folder() / f"{key}.npz"
+        self.path = folder() / f"{key}{self.suffix}.npz"
         self.seconds = 0.0
         self._setup = {"threads": threads, "versions": versions()}
         self._pace, self._begun = Pace(), time.perf_counter()
+
+    def _fitting(self, setup: dict[str, Any]) -> HistogramFile | None:
+        """The checkpoint, when there is one of this setup and it is whole."""
+        try:
+            stored = load_histograms(self.path) if self.path.is_file() else None
+        except QuantkitError:
+            return None
+        if stored is None or stored.meta.get("setup") != setup:
+            return None
+        return stored if isinstance(stored.meta.get("seconds"), int | float) else None
+
+    def _write(self, state: Mapping[str, Histogram], meta: dict[str, Any], started: float) -> None:
+        """Writes histograms and what is to be known of them; `started` is when that was begun."""
+        save_histograms(self.path, state, {"seconds": self.seconds + started - self._begun} | meta)
+        self._pace.written(started)
+
+    def discard(self) -> None:
+        """Deletes the checkpoint: the pass is done."""
+        discard([self.path])
+
+
+class PassCheckpoint(_Checkpoint):
+    """A collecting pass: what was counted, and how many batches were seen."""
 
     def resume(self, collectors: Sequence[Collector], batches: int) -> int:
         """Puts what was counted into new collectors; returns the number of batches they have then seen.
@@ -92,14 +118,9 @@ class PassCheckpoint:
         Nothing happens when there is no checkpoint, or none that fits: it is damaged, of other packages, of another
         number of threads, or of other tensors.
         """
-        try:
-            stored = load_histograms(self.path) if self.path.is_file() else None
-        except QuantkitError:
-            return 0
-        if stored is None or stored.meta.get("setup") != self._setup:
-            return 0
-        seen, seconds = stored.meta.get("batches"), stored.meta.get("seconds")
-        if not isinstance(seen, int) or not 0 < seen <= batches or not isinstance(seconds, int | float):
+        stored = self._fitting(self._setup)
+        seen = 0 if stored is None else stored.meta.get("batches")
+        if stored is None or not isinstance(seen, int) or not 0 < seen <= batches:
             return 0
         try:
             for collector in collectors:
@@ -108,7 +129,7 @@ class PassCheckpoint:
             return 0
         for collector in collectors:
             collector.resume(stored.histograms, seen)
-        self.seconds = float(seconds)
+        self.seconds = float(stored.meta["seconds"])
         return seen
 
     def offer(self, collectors: Sequence[Collector], batches: int) -> None:
@@ -121,13 +142,44 @@ class PassCheckpoint:
             return
         started = time.perf_counter()
         state = {name: histogram for collector in collectors for name, histogram in collector.state().items()}
-        meta = {"batches": batches, "seconds": self.seconds + started - self._begun, "setup": self._setup}
-        save_histograms(self.path, state, meta)
-        self._pace.written(started)
+        self._write(state, {"batches": batches, "setup": self._setup}, started)
 
-    def discard(self) -> None:
-        """Deletes the checkpoint: the pass is done."""
-        discard([self.path])
+
+class ShardCheckpoint(_Checkpoint):
+    """A collecting pass in shards: the histograms of those that are done, merged, and which ones they are."""
+
+    suffix = "-shards"
+
+    def resume(self, size: int, batches: int) -> tuple[dict[str, Histogram], set[int]]:
+        """What is done: merged histograms, and the numbers of their shards; nothing when no checkpoint fits.
+
+        Args:
+            size: batches a shard.
+            batches: of the whole pass.
+        """
+        stored = self._fitting(self._cut(size, batches))
+        done = None if stored is None else stored.meta.get("done")
+        possible = range(-(-batches // size))
+        if stored is None or not isinstance(done, list) or not done:
+            return {}, set()
+        if len(set(map(repr, done))) < len(done) or any(type(n) is not int or n not in possible for n in done):
+            return {}, set()
+        self.seconds = float(stored.meta["seconds"])
+        return stored.histograms, set(done)
+
+    def offer(self, merged: Mapping[str, Histogram], done: set[int], size: int, batches: int) -> None:
+        """Writes what is done, if it is time to; arguments as for `resume`.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._pace.due():
+            return
+        self._write(merged, {"done": sorted(done), "setup": self._cut(size, batches)}, time.perf_counter())
+
+    def _cut(self, size: int, batches: int) -> dict[str, Any]:
+        """What must be the same for shards to be the same."""
+        return self._setup | {"size": size, "batches": batches}
 
 
 class KeptAnswers:
@@ -138,10 +190,13 @@ class KeptAnswers:
     Args:
         engine: the engine itself.
         path: where the logits are kept.
+        elsewhere: gives the engine's logits from a batch number on, where not the engine itself computes them.
     """
 
-    def __init__(self, engine: Runner, path: Path) -> None:
+    def __init__(self, engine: Runner, path: Path, elsewhere: Callable[[int], Iterator[Array]] | None = None) -> None:
         self._engine, self._path = engine, path
+        self._elsewhere = elsewhere
+        self._coming: Iterator[Array] | None = None
         self._name = logits_name(engine)
         self._answers = _read_answers(path)
         self._asked, self._pace = 0, Pace()
@@ -167,10 +222,18 @@ class KeptAnswers:
         self._asked += 1
         if self._asked <= len(self._answers):
             return {self._name: self._answers[self._asked - 1]}
-        self._answers.append(np.array(self._engine.infer(feed)[self._name], np.float32))
+        self._answers.append(np.array(self._compute(feed), np.float32))
         if self._pace.due():
             self.keep()
         return {self._name: self._answers[-1]}
+
+    def _compute(self, feed: FeedDict) -> Array:
+        """The logits of a batch that are not kept."""
+        if self._elsewhere is None:
+            return self._engine.infer(feed)[self._name]
+        if self._coming is None:
+            self._coming = self._elsewhere(len(self._answers))
+        return next(self._coming)
 
     def keep(self) -> None:
         """Writes all logits so far."""
@@ -181,8 +244,9 @@ class KeptAnswers:
         self._pace.written(started)
 
     def close(self) -> None:
-        """Frees the engine."""
-        self._engine.close()
+        """Waits for no more answers from elsewhere; the engine itself stays its owner's."""
+        if (end := getattr(self._coming, "close", None)) is not None:
+            end()
 
 
 def _read_answers(path: Path) -> list[Array]:
@@ -198,11 +262,16 @@ def _read_answers(path: Path) -> list[Array]:
     return answers
 
 
-def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None, settings: Settings) -> str:
+def graph_sha256(proto: ModelProto) -> str:
+    """Hash of a graph that is compiled, scales and weights in it."""
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def engine_key(graph: str, precision: str, table: CalibrationTable | None, settings: Settings) -> str:
     """Hash of everything that decides what an engine answers.
 
     Args:
-        proto: the graph that is compiled, scales and weights in it.
+        graph: hash of the graph that is compiled.
         precision: of the engine.
         table: ranges that the backend places by itself.
         settings: backend with its options, and threads.
@@ -210,11 +279,11 @@ def engine_key(proto: ModelProto, precision: str, table: CalibrationTable | None
     return sha256_json(
         {
             "rules": RULES,
-            "graph": hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
+            "graph": graph,
             "precision": precision,
             "ranges": None if table is None else {name: float(scale) for name, scale in table.scales.items()},
             "backend": [settings.backend, {name: str(value) for name, value in settings.engine.items()}],
-            "threads": threads_of(settings),
+            "threads": [threads_of(settings), answering_threads(settings)],
             "cpu": cpu_name(),
             "versions": versions(),
         }

@@ -14,12 +14,14 @@ from quantkit.data.glue import Task, get_task, load_examples
 from quantkit.data.sampling import CalibrationSample, calibration_sample
 from quantkit.errors import InputError
 from quantkit.pipeline.settings import DEMO, DEMO_TASK, Settings
+from quantkit.report.record import context
 from quantkit.types import Watcher
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from quantkit.data.tokenize import TextTokenizer
+    from quantkit.distributed.cluster import Cluster
     from quantkit.network.graph import Network
 
 SHARED = ("task", "model_path", "adapter_path", "network", "tokenizer", "evaluation", "sample")
@@ -33,16 +35,18 @@ class Workspace:
     Args:
         settings: what the user asked for.
         watcher: who is told how it goes.
+        cluster: workers that share the work; None without.
     """
 
     settings: Settings
     watcher: Watcher
+    cluster: Cluster | None = None
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
     """What stages want to keep for each other; each key belongs to one stage."""
 
     def on(self, settings: Settings) -> Workspace:
         """A workspace with another backend's settings that shares what this one has loaded of model and data."""
-        other = Workspace(settings, self.watcher)
+        other = Workspace(settings, self.watcher, self.cluster)
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name in SHARED})
         return other
 
@@ -57,6 +61,15 @@ class Workspace:
         backend = get_backend(self.settings.backend)
         backend.require()
         return backend.configured(self.settings.engine, lambda: (self.model_path, self.adapter_path))
+
+    @property
+    def helpers(self) -> Cluster | None:
+        """The workers, where this backend's work can be shared."""
+        return self.cluster if self.backend.shareable else None
+
+    def context(self) -> dict[str, Any]:
+        """The record's part on machine, versions, settings and workers."""
+        return context(self.settings.as_json(), self.cluster.as_json() if self.cluster else None)
 
     @property
     def is_demo(self) -> bool:
@@ -97,6 +110,11 @@ class Workspace:
         """
         from quantkit.network.model import load_model
 
+        if self.settings.memory:
+            from quantkit.pipeline.memory import LOADING, check_room, give_back_early
+
+            give_back_early()
+            check_room(self.settings.memory, LOADING * model_bytes(self.model_path), "Loading the model")
         network = load_model(self.model_path, self.adapter_path)
         expected = self.task.num_labels
         if network.num_labels not in (0, expected):
@@ -182,3 +200,9 @@ class Workspace:
                 text_columns=settings.text_columns or None,
                 label_column=settings.label_column or None,
             )
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes of a model's files: of an ONNX file, or of all weights in a folder."""
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)

@@ -14,10 +14,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from quantkit import __version__
 from quantkit.errors import InputError, MissingDependencyError
 from quantkit.files import write_text
 from quantkit.report import compare_view, run_view
@@ -26,7 +27,7 @@ from quantkit.report.record import Record, load_record
 
 PAGE = "quantkit.report"
 SCRIPTS = {"run": ("base.js", "engines.js", "tensors.js"), "compare": ("base.js", "compare.js")}
-_INCOMPLETE = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
+_INCOMPLETE = (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, ArithmeticError)
 
 
 def write_report(path: Path, out: Path | None = None) -> tuple[Path, tuple[str, ...]]:
@@ -78,18 +79,13 @@ def fill(kind: str, values: Mapping[str, Any]) -> str:
     Raises:
         MissingDependencyError: Jinja2 or plotly is not installed.
     """
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingDependencyError("The report needs Jinja2, which is not here.", "pip install jinja2") from error
+    page = template(f"{kind}.html")
+    from markupsafe import Markup
 
-    loader = FunctionLoader(asset)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     theme, plotly = asset("theme.js"), plotly_js()
     script = "\n".join(asset(name).replace('"use strict";\n', "") for name in SCRIPTS[kind])
     script = '"use strict";\n(() => {\n' + script + "})();\n"
-    return environment.get_template(f"{kind}.html").render(
+    rendered: str = page.render(
         {
             **values,
             "data": Markup(json_block(values["data"])),
@@ -98,9 +94,26 @@ def fill(kind: str, values: Mapping[str, Any]) -> str:
             "plotly": Markup(plotly),
             "script": Markup(script),
             "policy": policy([theme, plotly, script]),
-            "version": metadata.version("quantkit"),
+            "version": __version__,
         }
     )
+    return rendered
+
+
+@cache
+def template(name: str) -> Any:
+    """A template of the page, compiled; values are escaped in it, and a missing one is an error.
+
+    Raises:
+        MissingDependencyError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingDependencyError("The report needs Jinja2, which is not here.", "pip install jinja2") from error
+    loader = FunctionLoader(asset)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template(name)
 
 
 @cache

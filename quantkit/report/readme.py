@@ -125,12 +125,23 @@ def _tensorrt(record: Mapping[str, Any], folder: Path) -> list[str]:
             if not _symmetric(record)
             else "",
         ]
-    why = "" if _symmetric(record) else f"`{INT8_FILE}` has uint8 activations with a zero point, and cannot run there. "
+    why = "" if _int8_alone(record) else f"`{INT8_FILE}` has uint8 activations, and cannot run there. "
     return [f"TensorRT: {why}`--tensorrt-model` writes `{TENSORRT_FILE}` beside it, for its ONNX parser."]
 
 
 def _symmetric(record: Mapping[str, Any]) -> bool:
     return bool((record.get("plan") or {}).get("symmetric"))
+
+
+def _quantizes_products(record: Mapping[str, Any]) -> bool:
+    """Whether the attention's products are among what the plan covers."""
+    return "mha" in str((record.get("plan") or {}).get("mode", ""))
+
+
+def _int8_alone(record: Mapping[str, Any]) -> bool:
+    """Whether no code is uint8, as TensorRT needs it."""
+    plan = record.get("plan") or {}
+    return bool(plan.get("int8_only")) or (_symmetric(record) and not _quantizes_products(record))
 
 
 def _ranges(record: Mapping[str, Any]) -> str:
@@ -139,6 +150,8 @@ def _ranges(record: Mapping[str, Any]) -> str:
     if not calibration:
         return ""
     grid = "int8 around zero" if plan.get("symmetric") else "uint8 with a zero point (attention products: int8)"
+    if _quantizes_products(record) and not plan.get("int8_only"):
+        grid += ", probabilities uint8 from 0"
     samples = f" over {calibration['samples']} train sentences" if calibration.get("samples") else ""
     lines = [
         "## Ranges",

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from quantkit import __version__
 from quantkit.errors import InputError
 from quantkit.files import read_bytes, write_json
 
@@ -27,8 +28,8 @@ PACKAGES = ("numpy", "scipy", "numba", "onnx", "openvino", "onnxruntime", "trans
 
 def versions() -> dict[str, str]:
     """Installed version of quantkit and of every package that can change a figure."""
-    found = {"python": platform.python_version()}
-    for name in ("quantkit", *PACKAGES):
+    found = {"python": platform.python_version(), "quantkit": __version__}
+    for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -36,15 +37,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def context(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Machine, versions, time and the settings of this run."""
+def context(settings: Mapping[str, Any], workers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Machine, versions, time and the settings of this run; `workers` are those that shared the work."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(sys.argv),
-        "machine": {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()},
+        "machine": machine(),
         "versions": versions(),
         "settings": dict(settings),
+        **({"workers": dict(workers)} if workers else {}),
     }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, the cores that this process may use, and operating system."""
+    return {"cpu": cpu_name(), "cores": available_cores(), "system": platform.platform()}
 
 
 def command_line(argv: Sequence[str]) -> str:

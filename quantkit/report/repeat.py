@@ -17,6 +17,8 @@ def repeat(data: Mapping[str, Any]) -> dict[str, Any]:
         ("Calibration", _calibration(data.get("calibration") or {})),
         ("Machine", {**context["machine"], "time": context["time"]}),
         ("Versions", context["versions"]),
+        ("Workers", context.get("workers") or {}),
+        ("Hashes", data.get("manifest") or {}),
         ("Files", {entry["path"]: f"SHA-256 {entry['sha256']}" for entry in files.values()}),
     ]
     pairs = [(name, [(key, shown(value)) for key, value in values.items()]) for name, values in groups]

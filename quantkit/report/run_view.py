@@ -12,7 +12,7 @@ from quantkit.collect.histogram import NUM_BINS, Histogram
 from quantkit.report.files import Beside
 from quantkit.report.record import Record
 from quantkit.report.repeat import repeat, shown
-from quantkit.report.sensitivity_view import candidates_view, sensitivity_view
+from quantkit.report.sensitivity_view import search_view, sensitivity_view
 from quantkit.report.terminal import metric_text
 
 Row = Mapping[str, Any]
@@ -35,11 +35,11 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
     metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     search = data.get("search") or {}
     sensitivity = sensitivity_view(beside.sensitivity) or sensitivity_view(search)
-    candidates = candidates_view(search)
+    plans = search_view(search)
     sections = [("verdict", "Verdict"), ("engines", "Engines")]
     sections += [("tensors", "Tensors")] if beside.tensors else []
     sections += [("sensitivity", "Sensitivity")] if sensitivity else []
-    sections += [("search", "Plans")] if candidates else []
+    sections += [("search", "Plans")] if plans else []
     task, model = data["task"], data["model"]
     return {
         "title": f"{model['name']} on {task['name']}: quantkit report",
@@ -55,7 +55,7 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
         "has_tensors": bool(beside.tensors),
         "has_histograms": bool(beside.histograms),
         "sensitivity": sensitivity,
-        "candidates": candidates,
+        "search": plans,
         "audits": [audit_of(row) for row in rows],
         "repeat": repeat(data),
         "data": {

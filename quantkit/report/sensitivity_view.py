@@ -47,6 +47,9 @@ def part_of(unit: JSON) -> dict[str, Any]:
     return {
         "name": str(unit.get("name", "")),
         "rank": unit.get("rank"),
+        "layer": number(unit.get("layer")),
+        "group": str(unit.get("group") or "part"),
+        "db": None if failed else ratio,
         "drop": None if failed else drop,
         "stderr": stderr,
         "cost": failed or ("–" if drop is None else f"{drop:.2f}" + (f" ±{stderr:.2f}" if stderr is not None else "")),
@@ -55,29 +58,66 @@ def part_of(unit: JSON) -> dict[str, Any]:
     }
 
 
-def candidates_view(search: JSON | None) -> list[dict[str, Any]]:
-    """The plans that a search tried, as rows of text: plan, speed, drop, and whether it was chosen."""
+def search_view(search: JSON | None) -> dict[str, Any] | None:
+    """The goal of a search, the plans that it tried, and why parts stayed in float; None when there are none."""
     found = search or {}
-    chosen = found.get("chosen")
-    return [candidate_text(one, one == chosen) for one in found.get("candidates") or () if isinstance(one, Mapping)]
+    chosen, goal, rows = found.get("chosen"), found.get("goal") or {}, found.get("rows") or {}
+    plans = [
+        candidate_text(one, goal, one == chosen) for one in found.get("candidates") or () if isinstance(one, Mapping)
+    ]
+    if not plans:
+        return None
+    where = (
+        f" on {rows['rows']:,} train rows" if isinstance(rows, Mapping) and isinstance(rows.get("rows"), int) else ""
+    )
+    return {
+        "goal": goal_text(goal, where),
+        "plans": plans,
+        "reasons": [(str(part), str(why)) for part, why in dict(found.get("reasons") or {}).items()],
+    }
 
 
-def candidate_text(candidate: JSON, chosen: bool) -> dict[str, Any]:
-    """One plan that was tried."""
+def goal_text(goal: JSON, where: str) -> str:
+    """What was asked for, a sentence each."""
+    most, least = number(goal.get("max_drop")), number(goal.get("min_speedup"))
+    said = []
+    if most is not None:
+        said.append(f"Wanted: the fastest plan that loses at most {most:g} points{where}, one standard error included.")
+    if least is not None:
+        said.append(f"Wanted: the least noise{where} at {least:g} times FP32's speed or more.")
+    return " ".join(said)
+
+
+def candidate_text(candidate: JSON, goal: JSON, chosen: bool) -> dict[str, Any]:
+    """One plan that was tried, and what became of it."""
     plan, judged = candidate.get("plan") or {}, candidate.get("judged") or {}
     kept, speed, drop = (
         candidate.get("kept_in_float") or [],
         number(candidate.get("speedup")),
         number(judged.get("drop")),
     )
-    stderr, ratio = number(judged.get("drop_stderr")), number(judged.get("sqnr_db"))
-    cost = "not judged" if drop is None else f"{drop:.2f}" + (f" ±{stderr:.2f}" if stderr is not None else "")
+    stderr, ratio, failed = number(judged.get("drop_stderr")), number(judged.get("sqnr_db")), judged.get("failed")
+    cost = "–" if drop is None else f"{drop:.2f}" + (f" ±{stderr:.2f}" if stderr is not None else "")
+    most, least = number(goal.get("max_drop")), number(goal.get("min_speedup"))
+    if chosen:
+        fate = "chosen"
+    elif failed:
+        fate = str(failed)
+    elif speed is not None and least is not None and speed < least:
+        fate = "too slow"
+    elif drop is None:
+        fate = "not judged"
+    elif most is not None and drop + (stderr or 0) > most:
+        fate = f"costs too much: {drop + (stderr or 0):.2f} with its error"
+    else:
+        fate = "would do"
     return {
         "plan": str(plan.get("mode", "")) if isinstance(plan, Mapping) else str(plan),
         "kept": ", ".join(map(str, kept)) or "nothing",
         "speed": "–" if speed is None else f"{speed:.2f}x",
-        "cost": str(judged.get("failed") or "") or cost,
+        "cost": cost,
         "sqnr": "–" if ratio is None else f"{ratio:.1f}",
+        "fate": fate,
         "chosen": chosen,
     }
 

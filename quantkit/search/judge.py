@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,13 +22,28 @@ from quantkit.network.plan_file import plan_to_json
 from quantkit.network.precision import PrecisionPlan
 from quantkit.qparams import sqnr_db
 from quantkit.search.store import Store
-from quantkit.types import Array
+from quantkit.types import Array, Runner
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Build = Callable[["PrecisionPlan | None"], "ModelProto"]
 """Makes the graph of a plan, with the shapes that engines are compiled for; None stands for FP32."""
+
+
+class Engines(Protocol):
+    """Engines that are built and run somewhere else."""
+
+    def open(
+        self, plan: PrecisionPlan | None, precision: Precision, batches: TokenBatches
+    ) -> AbstractContextManager[Runner]:
+        """An engine that is asked the batches in their order."""
+        ...
+
+    def expect(self, plans: Sequence[PrecisionPlan], batches: TokenBatches) -> None:
+        """Says which INT8 plans will be asked for next, over the same batches."""
+        ...
+
 
 RESAMPLES = 500
 """Draws of the bootstrap in a search: its standard error, not its tails, is what a search needs."""
@@ -81,6 +97,7 @@ class Judge:
         task: classes and metrics.
         store: where results are kept.
         threads: of the engines.
+        engines: who builds and runs the engines; None is `backend`, here.
     """
 
     build: Build
@@ -90,6 +107,7 @@ class Judge:
     task: TaskLike
     store: Store
     threads: int
+    engines: Engines | None = None
 
     @cached_property
     def reference(self) -> EvalResult:
@@ -100,6 +118,12 @@ class Judge:
             result = self._run(None, "fp32")
             kept = self.store.put(question, {"logits": result.logits.tolist()})
         return self._scored(np.array(kept["logits"], np.float32))
+
+    def expect(self, plans: Sequence[PrecisionPlan]) -> None:
+        """Says which plans will be judged next, in this order, so that several can be computed at once."""
+        if self.engines is not None:
+            _ = self.reference  # the first thing that judging needs
+            self.engines.expect([plan for plan in plans if self.store.get(self._question(plan)) is None], self.batches)
 
     def judge(self, plan: PrecisionPlan) -> Judged:
         """What a plan is worth; one whose engine cannot be built or run is judged `failed`, with the reason."""
@@ -138,7 +162,11 @@ class Judge:
         return digest.hexdigest()
 
     def _run(self, plan: PrecisionPlan | None, precision: Precision) -> EvalResult:
-        with self.backend.compile(self.build(plan), precision, threads=self.threads) as engine:
+        if self.engines is not None:
+            opened: AbstractContextManager[Runner] = self.engines.open(plan, precision, self.batches)
+        else:
+            opened = self.backend.compile(self.build(plan), precision, threads=self.threads)
+        with opened as engine:
             return evaluate_engine(engine, self.batches, self.labels, self.task)
 
     def _scored(self, logits: Array) -> EvalResult:

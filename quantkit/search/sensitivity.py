@@ -99,10 +99,12 @@ def measure(
     Raises:
         BackendError: a plan cannot be compiled for timing.
     """
+    trials = [only(plan, unit, units) for unit in units]
+    judge.expect([plan, *trials])
     whole = judge.judge(plan)
     alone = []
-    for done, unit in enumerate(units):
-        alone.append(judge.judge(only(plan, unit, units)))
+    for done, trial in enumerate(trials):
+        alone.append(judge.judge(trial))
         if progress is not None:
             progress(done + 1, 2 * len(units))
     first, timed = clock.times(plan, [without(plan, [unit]) for unit in units], ROUNDS)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import StorageError
-from quantkit.files import read_bytes, sha256_json, write_json
+from quantkit.files import read_sealed, sha256_json, write_sealed
 
-RULES = 1
+RULES = 2
 """Part of every key; raised when the same settings come to give other results."""
 
 
@@ -43,12 +42,9 @@ class Store:
         path = self.path(question)
         if path is None or not path.is_file():
             return None
-        try:
-            kept = read_bytes(path, json.loads)
-        except (ValueError, StorageError):
-            return None
+        kept = read_sealed(path)
         # The whole question is compared, not its hash alone: a file put there by hand must not answer another one.
-        if not isinstance(kept, dict) or kept.get("question") != json.loads(json.dumps(dict(question))):
+        if kept is None or kept.get("question") != json.loads(json.dumps(dict(question))):
             return None
         answer = kept.get("answer")
         return answer if isinstance(answer, dict) else None
@@ -57,5 +53,5 @@ class Store:
         """Keeps an answer, and gives it back."""
         path = self.path(question)
         if path is not None:
-            write_json(path, {"question": dict(question), "answer": answer})
+            write_sealed(path, {"question": dict(question), "answer": answer})
         return answer

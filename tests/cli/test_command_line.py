@@ -181,3 +181,20 @@ def test_doctor_says_less_when_it_is_to_be_quiet(cli):
     code, out, _ = cli("doctor", "--quiet")
     assert code == 0
     assert [line.partition(":")[0] for line in out.splitlines()] == ["openvino", "onnxruntime", "tensorrt"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError, OSError, SystemError])
+def test_ctrl_c_that_a_library_turned_into_its_own_error_is_an_interruption(cli, monkeypatch, kind):
+    from quantkit.pipeline import calibration
+
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if kind is KeyboardInterrupt:
+                raise
+            raise kind("Can't close the ZIP file while there is an open writing handle on it.")  # noqa: B904
+
+    monkeypatch.setattr(calibration, "write_tables", interrupted)
+    code, _, error = cli("calibrate", "demo")
+    assert (code, "Interrupted." in error, "Traceback" in error) == (130, True, False)

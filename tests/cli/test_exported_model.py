@@ -105,12 +105,20 @@ def test_a_readme_of_somebody_else_is_left_alone(folders, tmp_path):
         assert "Made by quantkit" in write_readme(record, tmp_path).read_text()
 
 
-def test_the_readme_says_what_can_run_where(folders):
+def test_the_readme_says_what_can_run_where(folders, tmp_path):
+    from quantkit.report.readme import write_readme
+
     text = (folders["asymmetric"] / "README.md").read_text()
     assert "TensorRT 8.6 to 10 reads `int8-tensorrt.onnx`" in text
     assert "uint8 with a zero point" in text
     record = json.loads((folders["asymmetric"] / "record.json").read_text())
     assert record["interface"] == {"inputs": ["input_ids", "attention_mask", "token_type_ids"], "output": "logits"}
     symmetric = (folders["symmetric"] / "README.md").read_text()
-    assert "`--tensorrt-model` writes" in symmetric
-    assert "cannot run there" not in symmetric
+    assert "probabilities uint8 from 0" in symmetric
+    assert "cannot run there" in symmetric
+    record = json.loads((folders["symmetric"] / "record.json").read_text())
+    record["plan"]["mode"] = "gemm"
+    (tmp_path / "int8.onnx").write_bytes(b"a model")
+    without_products = write_readme(record, tmp_path).read_text()
+    assert "`--tensorrt-model` writes" in without_products
+    assert "cannot run there" not in without_products

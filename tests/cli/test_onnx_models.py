@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
+from torch_like import TorchLike
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_our_own_graph_as_a_file_gives_the_same_figures(cli, options, tiny_bert_
     theirs = json.loads(out)
     for mine, other in zip(ours["engines"], theirs["engines"], strict=True):
         assert mine["metrics"] == other["metrics"]
-    assert theirs["engines"][1]["int8_ops"] == 12
+    assert theirs["engines"][1]["int8_ops"] == 16
 
 
 def test_a_fixed_shape_that_does_not_fit_is_refused(cli, options, tiny_bert_dir, tmp_path):
@@ -42,6 +44,26 @@ def test_a_fixed_shape_that_does_not_fit_is_refused(cli, options, tiny_bert_dir,
     code, _, err = cli("run", tmp_path / "model.onnx", *options)
     assert code == 2
     assert "Ask for 4" in err
+
+
+@pytest.mark.parametrize("hides", [-np.inf, np.finfo(np.float32).min], ids=["infinity", "lowest"])
+def test_masks_as_torch_exports_them(cli, tiny_bert_dir, tiny_glue_dir, tmp_path, monkeypatch, hides):
+    """transformers' attention hides padding by -inf (SDPA, TorchScript exporter) or float32's lowest number."""
+    import onnx
+
+    monkeypatch.chdir(tmp_path)
+    onnx.save(TorchLike(1, vocabulary=200, hides=float(hides)).model(), "model.onnx")
+    data = ["--tokenizer", tiny_bert_dir, "--task", "sst2", "--data", tiny_glue_dir, "--calib-samples", 12]
+    data += ["--batch", 2, "--seq-len", 8]
+    code, _, err = cli("calibrate", "model.onnx", *data, "--out", "tables")
+    assert code == 0, err
+    entries = json.loads((tmp_path / "tables" / "minmax.json").read_text())["entries"]
+    apart = [name for name, entry in entries.items() if "mask logits set apart" in entry.get("reason", "")]
+    assert bool(apart) == np.isinf(hides)
+    code, out, err = cli("run", "model.onnx", *data, "--limit", 8, "--precision", "fp32,int8", "--out", "out", "--json")
+    assert code == 0, err
+    assert json.loads(out)["engines"][1]["int8_ops"] == 8
+    assert cli("migrate", "tables/entropy.cache", "model.onnx", "-o", "q.onnx")[0] == 0
 
 
 @pytest.mark.filterwarnings("ignore")

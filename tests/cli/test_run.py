@@ -34,7 +34,7 @@ def test_run_writes_the_record_the_table_and_the_model(cli, arguments, tmp_path)
         assert row["throughput_per_s"] > 0
         assert row["size_bytes"] > 0
     int8 = record["engines"][2]
-    assert int8["int8_ops"] == 12
+    assert int8["int8_ops"] == 16
     assert int8["size_bytes"] < record["engines"][0]["size_bytes"]
     calibration = record["calibration"]
     assert (calibration["samples"], calibration["reused"]) == (40, False)
@@ -75,7 +75,7 @@ def test_a_tensorrt_cache_serves_as_a_table(cli, arguments, tmp_path):
     )
     assert code == 0, err
     row = json.loads(out)["engines"][0]
-    assert (row["status"], row["int8_ops"]) == ("ok", 12)
+    assert (row["status"], row["int8_ops"]) == ("ok", 16)
 
 
 def test_a_cache_of_another_model_is_refused(cli, arguments, tmp_path):

@@ -136,6 +136,15 @@ def test_a_folder_without_tokenizer_says_what_is_missing(tiny_bert_dir, tmp_path
         load_tokenizer(tmp_path / "none")
 
 
+def test_a_tokenizer_without_its_unknown_word_is_refused_when_it_needs_it(tiny_bert_dir, tmp_path):
+    shutil.copytree(tiny_bert_dir, tmp_path, dirs_exist_ok=True)
+    value = json.loads((tmp_path / "tokenizer.json").read_text())
+    value["model"]["unk_token"] = "[NOT THERE]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(ModelError, match=r"cannot be used: WordPiece error: Missing"):
+        encode(load_tokenizer(tmp_path), [("film \u4e16",)], 16)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("tokenizer.json", "{"), ("tokenizer.json", "{}"), ("config.json", "[]"), ("tokenizer_config.json", "{,}")],

@@ -82,7 +82,7 @@ def test_a_table_is_used(backend, network, tiny_bert_dir, histograms, feed, refe
 def test_q_dq_pairs(backend, network, histograms, feed, reference) -> None:
     calibrator = make_calibrator("minmax")
     table = table_from(histograms, calibrator, calibrate_histograms(histograms, calibrator))
-    graph = insert_qdq(network.fixed(4, 16), table, PrecisionPlan("gemm", symmetric=True)).proto
+    graph = insert_qdq(network.fixed(4, 16), table, PrecisionPlan("gemm", symmetric=True, int8_only=True)).proto
     given = feed(4, 16)
     for precision in ("int8", "int8+fp32"):
         with backend.compile(graph, precision) as engine:

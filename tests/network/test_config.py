@@ -58,6 +58,7 @@ def test_activations_under_their_other_names(given: str, meant: str) -> None:
         ({"hidden_size": None}, "lacks 'hidden_size'"),
         ({"hidden_size": 30}, "cannot be cut into 4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers as 0"),
+        ({"num_hidden_layers": 65535}, "num_hidden_layers as 65535"),
         ({"num_hidden_layers": True}, "num_hidden_layers as True"),
         ({"vocab_size": "100"}, "vocab_size as '100'"),
         ({"vocab_size": 1 << 40}, "vocab_size as"),

@@ -51,6 +51,14 @@ def test_constants_in_a_folder_below(model_file: Path, tiny_bert_dir: Path) -> N
     assert load_onnx(model_file).sha256 == load_model(tiny_bert_dir).sha256
 
 
+@pytest.mark.parametrize("location", ["weights\0.bin", "w" * 5000, "loop/w"], ids=["null byte", "too long", "circle"])
+def test_names_that_no_file_can_have(model_file: Path, location: str) -> None:
+    (model_file.parent / "loop").symlink_to("loop")
+    relocate(model_file, location=location)
+    with pytest.raises(ModelError, match=r"cannot be a file|not beside the model"):
+        load_onnx(model_file)
+
+
 @pytest.mark.parametrize(
     "location",
     [

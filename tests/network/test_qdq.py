@@ -79,8 +79,10 @@ def test_residuals_read_the_shared_pair(network: Network, table: CalibrationTabl
 
 
 def test_attention_products(network: Network, table: CalibrationTable) -> None:
-    for symmetric, unit in ((True, Grid(np.float32(1 / 127))), (False, Grid(np.float32(1 / 255), 0, False))):
-        result = insert_qdq(network.proto, table, PrecisionPlan("gemm+residual+mha", symmetric=symmetric))
+    int8, uint8 = Grid(np.float32(1 / 127)), Grid(np.float32(1 / 255), 0, False)
+    for symmetric, int8_only, unit in ((True, True, int8), (True, False, uint8), (False, False, uint8)):
+        plan = PrecisionPlan("gemm+residual+mha", symmetric=symmetric, int8_only=int8_only)
+        result = insert_qdq(network.proto, table, plan)
         assert len(result.quantized) == 2 * 8
         nodes = {node.name: node for node in result.proto.graph.node}
         name = "layer0.attention"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +24,7 @@ from quantkit.network.qdq import insert_qdq
 from quantkit.network.ranges import OutputError
 from quantkit.network.refine import STEPS, middle, observed_tensors, parse_steps, refine
 from quantkit.network.refinement import Refinement
-from quantkit.network.refinement_file import load_refinement, save_refinement
+from quantkit.network.refinement_file import digest_of, load_refinement, save_refinement
 from quantkit.network.rounding import round_nearest, round_second_order
 from quantkit.tables.table import CalibrationTable, Entry
 
@@ -204,6 +206,36 @@ def test_refinements_on_disk(network: Network, moments: dict[str, Moments], tmp_
             load_refinement(tmp_path / "bad.npz")
 
 
+def test_a_refinement_that_was_touched_or_forged_is_refused(
+    network: Network, moments: dict[str, Moments], tmp_path: Path
+) -> None:
+    made = refine(network.index, moments, PrecisionPlan(), STEPS, span)
+    with np.load(save_refinement(tmp_path / "r.npz", made, 1.5)) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays.pop("header").tobytes())
+
+    def refused(
+        why: str, kept: dict[str, Any] = arrays, *, right: bool = True, save: Any = np.savez, **odd: Any
+    ) -> None:
+        told = header | odd
+        if right:
+            told["sha256"] = digest_of(told, kept)
+        save(tmp_path / "bad.npz", header=np.frombuffer(json.dumps(told).encode(), np.uint8), **kept)
+        with pytest.raises(TableError, match=why):
+            load_refinement(tmp_path / "bad.npz")
+
+    refused("does not fit its content", arrays | {"codes/0": arrays["codes/0"][::-1].copy()}, right=False)
+    refused("does not fit its content", right=False, seconds=2.5)
+    refused("compressed", save=np.savez_compressed)
+    refused("version 2", version=2)
+    refused("expected", arrays | {"codes/0": arrays["codes/0"].astype(np.int16)})
+    shapes = header["shapes"]
+    refused("expected", shapes=shapes | {"codes/0": [1 << 40, 1 << 40]})
+    short = shapes | {"scales/0": [shapes["scales/0"][0] - 1]}
+    refused("do not fit each other", arrays | {"scales/0": arrays["scales/0"][:-1]}, shapes=short)
+    refused("no refinement, or a damaged one", entries={"x": [1, 2]})
+
+
 def test_second_order_rounding_beats_the_nearest() -> None:
     draw = np.random.default_rng(1)
     mixing = draw.normal(size=(24, 96))
@@ -231,6 +263,13 @@ def test_the_error_of_a_range_is_measured_at_the_outputs(symmetric: bool, output
     codes = np.clip(codes, low, high) - (0 if symmetric else round(1.0 / step))
     expected = np.sum(((codes * step - rows) @ weight) ** 2)
     assert np.isclose(error.of_range(-1.0, 2.0), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_an_input_that_was_zero_throughout_has_no_error(symmetric: bool) -> None:
+    error = OutputError(np.zeros((6, 4), np.float32), [np.ones((4, 3), np.float32)], symmetric)
+    assert error.of_range(0.0, 0.0) == 0.0
+    assert error.best_range(0.0, 0.0) == (0.0, 0.0)
 
 
 def test_a_channel_that_no_weight_reads_does_not_widen_the_range() -> None:

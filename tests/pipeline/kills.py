@@ -45,19 +45,22 @@ VOLATILE = frozenset(
     )
 )
 """Keys of a record that hold times or places in the cache, or tell how often the job was started."""
-JOBS = ("calibrate", "run", "eval", "compare")
+JOBS = ("calibrate", "run", "eval", "build", "compare", "tune")
 ACTIONS = ("kill", "kill", "interrupt", "fail", "full")
-STOPPED = 77
+STOPPED, UNTOLD = 77, 78
+"""Exit codes of a job that was stopped, and of one that made something else of Ctrl-C."""
 
 
 def job(name: str, model: Path, data: Path) -> None:
     """One job in the working folder, on a tiny model; a checkpoint after every batch."""
-    from quantkit.pipeline import compare, run, unfinished
+    from quantkit.pipeline import compare, run, tune, unfinished
     from quantkit.pipeline.calibration import write_tables
     from quantkit.pipeline.settings import Settings
     from quantkit.report.terminal import SilentWatcher
+    from quantkit.search import clock
 
     unfinished.SECONDS, unfinished.SHARE, run.LATENCY_ROUNDS, run.LATENCY_WARMUP = 0.0, 0, 2, 0
+    clock.time_engines = told_times
     settings = Settings(
         model=str(model),
         task="sst2",
@@ -71,14 +74,27 @@ def job(name: str, model: Path, data: Path) -> None:
         batch=8,
         seq_len=16,
         threads=1,
+        tune_rows=24,
         out=Path("out"),
     )
     if name == "calibrate":
         write_tables(settings, SilentWatcher())
     elif name == "compare":
         compare.compare_all(settings, ["sst2"], ["onnxruntime"], SilentWatcher())
+    elif name == "build":
+        run.build_only(settings, SilentWatcher())
+    elif name == "tune":
+        tune.tune(settings, tune.Goal(max_drop=1.0), SilentWatcher())
     else:
         run.run_settings(settings, SilentWatcher(), latency=name == "run")
+
+
+def told_times(engines: Any, _feeds: Any, *, rounds: int, **_: Any) -> list[Any]:
+    """Latencies that depend on the engine alone: what a search chooses by time is then the same every time."""
+    from quantkit.evaluate.latency import Latency
+
+    times = [4.0 - 0.01 * engine.int8_ops if engine.int8_ops else 8.0 for engine in engines]
+    return [Latency(ms, ms, ms, 1000 / ms, (ms,) * rounds) for ms in times]
 
 
 class FullDisk(io.FileIO):
@@ -131,12 +147,15 @@ def calls_of(name: str, model: Path, data: Path, notes: Path) -> None:
     notes.write_text(json.dumps([seen, files]))
 
 
-def forked(folder: Path, work: Callable[[], None], *, tell: bool = True) -> int:
+def forked(folder: Path, work: Callable[[], None], *, tell: bool = True, interrupted: bool = False) -> int:
     """Does the work in a process of its own, in `folder`; its exit status, negative for a signal.
 
-    With `tell` an exception that no user should meet is printed. A stop inside zipfile or json may end in an
-    exception of theirs.
+    With `tell` an exception that no user should meet is printed. A stop inside a library may end in an exception of its
+    own; the command line tells Ctrl-C by what led to it, and one that led to nothing of that kind is UNTOLD.
     """
+    from quantkit.cli.app import interruption
+    from quantkit.errors import QuantkitError
+
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -153,6 +172,9 @@ def forked(folder: Path, work: Callable[[], None], *, tell: bool = True) -> int:
         if tell and type(error).__name__ != "StorageError":
             traceback.print_exc()
             status = 1
+        elif interrupted and not interruption(error) and not isinstance(error, QuantkitError):
+            traceback.print_exc()
+            status = UNTOLD
     finally:
         os._exit(status)
 
@@ -165,7 +187,7 @@ def attempt(folder: Path, model: Path, data: Path, name: str, point: int = 0, ac
             sys.setprofile(stop_at(point, action))
         job(name, model, data)
 
-    return forked(folder, work, tell=not point)
+    return forked(folder, work, tell=not point, interrupted=action == "interrupt")
 
 
 def stable(value: Any) -> Any:
@@ -194,6 +216,8 @@ def content(folder: Path) -> dict[str, str]:
             )
         elif path.suffix == ".json":
             value = stable(json.loads(data))
+            if path.parent.name == "cells":
+                value.pop("sha256", None)  # of the cell with its times
             value.get("files", {}).pop("histograms", None)  # its hash: the file holds the seconds of the pass
             data = json.dumps(value).encode()
         found[place] = hashlib.sha256(data).hexdigest()
@@ -261,8 +285,9 @@ def main() -> int:
         for _, action, status in found["stops"]:
             what = f"{action}: {'not reached' if status == 0 else 'stopped'}"
             ended[what] = ended.get(what, 0) + 1
-        if found["status"] or (odd := differences(whole[name], content(place))):
-            failed.append(found | {"number": number, "different": [] if found["status"] else odd})
+        untold = any(status == UNTOLD for _, _, status in found["stops"])
+        if found["status"] or untold or (odd := differences(whole[name], content(place))):
+            failed.append(found | {"number": number, "different": [] if found["status"] or untold else odd})
         else:
             shutil.rmtree(place)
     print(json.dumps({"points": arguments.points, "calls": {n: c[0] for n, c in calls.items()}, "ended": ended}))

@@ -65,13 +65,21 @@ class Fixed:
         return {n: Histogram.empty("tensorrt").updated(np.array(v, np.float32)) for n, v in self.values.items()}
 
 
-def test_infinities_are_refused_with_the_way_out():
-    collectors = [Fixed(x=[1, 2], masked=[1, -np.inf])]
-    with pytest.raises(CalibrationError, match="attention mask puts 1 infinities into 'masked'") as raised:
-        snapshot(["x", "masked"], collectors, masked=["masked"])
-    assert "--order-free" in raised.value.hint
-    with pytest.raises(CalibrationError, match="'masked' cannot be calibrated: 0 NaN and 1 Inf"):
-        snapshot(["x", "masked"], collectors, masked=[])
+def test_infinities_of_the_mask_are_set_apart_and_others_are_refused():
+    lowest = float(np.finfo(np.float32).min)
+    collectors = [Fixed(x=[1, 2], mask=[0, -np.inf], masked=[1, -np.inf, -np.inf])]
+    found = snapshot(["x", "mask", "masked"], collectors, hiding=["mask", "masked"])
+    assert [(h.inf_count, h.masked_count, h.mask_logits) for h in found.values()] == [
+        (0, 0, None),
+        (0, 1, lowest),
+        (0, 2, lowest),
+    ]
+    by_value = Histogram.empty("tensorrt", lowest).updated(np.array([1, -np.inf, -np.inf], np.float32))
+    assert found["masked"] == by_value, "as if they had been set apart while counting"
+    with pytest.raises(CalibrationError, match="'masked' cannot be calibrated: 0 NaN and 2 Inf"):
+        snapshot(["x", "mask", "masked"], collectors, hiding=["mask"])
+    with pytest.raises(CalibrationError, match="'x' cannot be calibrated: 1 NaN and 0 Inf"):
+        snapshot(["x"], [Fixed(x=[1, np.nan])], hiding=["x"])
 
 
 def test_the_network_and_the_auto_method_speak_of_the_same_kinds():

@@ -202,6 +202,21 @@ def test_a_kept_table_that_was_touched_is_made_again(settings, runs, tmp_path):
     assert table.read_bytes() == whole
 
 
+def test_a_table_that_was_kept_but_not_yet_in_out_is_named_as_ever(settings, monkeypatch):
+    from quantkit.pipeline import calibration
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "save_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            job.run_settings(settings(refine="none"), SilentWatcher(), latency=False)
+    found = job.run_settings(settings(refine="none"), SilentWatcher(), latency=False).data["calibration"]
+    assert found["reused"]
+    assert found["table"] == str(settings().out / "mse.json")
+
+
 def test_regression_scores_come_back_as_they_were(tmp_path):
     class Engine:
         inputs = outputs = ()
@@ -225,11 +240,12 @@ def test_regression_scores_come_back_as_they_were(tmp_path):
     ("points", "jobs"),
     [
         (10, "calibrate,eval"),
+        (4, "build,tune"),
         pytest.param(
-            *(100, "calibrate,run,eval,compare"),
+            *(100, "calibrate,run,eval,build,compare,tune"),
             marks=[
                 pytest.mark.slow,
-                pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="five minutes; set QUANTKIT_SLOW=1"),
+                pytest.mark.skipif("QUANTKIT_SLOW" not in os.environ, reason="ten minutes; set QUANTKIT_SLOW=1"),
             ],
         ),
     ],
@@ -237,7 +253,7 @@ def test_regression_scores_come_back_as_they_were(tmp_path):
 def test_random_stops_change_no_bit(tiny_bert_dir, tiny_glue_dir, tmp_path, points, jobs):
     command = [sys.executable, SCRIPT, tiny_bert_dir, tiny_glue_dir, tmp_path / "kills"]
     done = subprocess.run(
-        [*map(str, command), "--points", str(points), "--jobs", jobs], capture_output=True, text=True, timeout=1500
+        [*map(str, command), "--points", str(points), "--jobs", jobs], capture_output=True, text=True, timeout=3600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ended = json.loads(done.stdout.splitlines()[0])["ended"]

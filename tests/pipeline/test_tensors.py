@@ -51,8 +51,9 @@ def test_a_run_keeps_ranges_of_every_method_and_its_histograms(cli, arguments, t
         }
     assert set(whole[0]["ranges"]) == {"auto", "entropy", "legacy", "minmax", "mse", "percentile"}
     assert {row["method"] for row in rows} == {"percentile"}
-    # Two layers, each with the inputs of query/key/value, of the output product and of the two feed-forward ones.
-    assert sum(row["quantized"] for row in rows) == 8
+    # Two layers, each with the inputs of query/key/value, of the output product and of the two feed-forward ones, and
+    # query, key and value as inputs of the attention's products; probabilities have a fixed range.
+    assert sum(row["quantized"] for row in rows) == 14
     histograms = quantkit.load_histograms(out / "histograms.npz").histograms
     assert all(histograms[row["name"]].total == row["values"] for row in whole)
     _, notes = write_report(out)

@@ -100,7 +100,7 @@ def test_no_evaluation_row_takes_part_in_a_decision(cli, fake, tiny_bert_dir, ti
     class FoundError(Exception):
         pass
 
-    def stop(settings, watcher):
+    def stop(settings, watcher, **_):
         raise FoundError
 
     monkeypatch.setattr(FakeEngine, "_run", spy)
@@ -171,8 +171,8 @@ def test_an_interrupted_search_goes_on_where_it_stopped(cli, fake, monkeypatch):
     stop_at = -1
     code, _, err = cli("sensitivity", *fake)
     assert code == 0, err
-    # FP32, the whole plan and its eight parts, each once; all rows serve both judges here.
-    assert sorted(runs) == ["fp32"] + ["int8"] * 9
+    # FP32, the whole plan and its ten parts, each once; all rows serve both judges here.
+    assert sorted(runs) == ["fp32"] + ["int8"] * 11
     before = list(runs)
     assert cli("sensitivity", *fake)[0] == 0
     assert runs == before

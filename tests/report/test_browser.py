@@ -16,8 +16,12 @@ from quantkit.report.html import render
 from quantkit.report.record import Record
 
 LOST = [
-    {"name": f"layer{i}", "rank": i + 1, "group_ms": 0.5, "alone": {"drop": 0.1 * i, "drop_stderr": 0.1, "sqnr_db": 20}}
+    {
+        **{"name": f"layer{i}.{group}", "layer": i, "group": group, "rank": 2 * i + j + 1, "group_ms": 0.5},
+        "alone": {"drop": 0.1 * i, "drop_stderr": 0.1, "sqnr_db": 20 + i + 5 * j},
+    }
     for i in range(4)
+    for j, group in enumerate(("qkv", "ffn1"))
 ]
 
 
@@ -133,6 +137,13 @@ def test_the_page_of_a_comparison_draws_its_matrix_and_charts(browser, tmp_path)
 @pytest.mark.parametrize("chart", ["accuracy", "latency", "front", "overview", "tensor", "sensitivity"])
 def test_every_chart_is_drawn(page, chart):
     assert drawn(page, f"chart-{chart}")
+
+
+def test_sensitivity_has_a_line_a_group_along_the_layers(page):
+    lines = page.execute_script(
+        "return document.getElementById('chart-sensitivity').data.map((line) => [line.name, line.x, line.y])"
+    )
+    assert lines == [["ffn1", [0, 1, 2, 3], [25, 26, 27, 28]], ["qkv", [0, 1, 2, 3], [20, 21, 22, 23]]]
 
 
 def test_error_bars_and_front_are_drawn(page):

@@ -185,16 +185,35 @@ def test_files_that_are_missing_or_of_another_run_are_said(record, tensors, tmp_
 def test_sensitivity_and_the_plans_of_a_search_are_shown(record):
     alone = {"drop": 0.3, "drop_stderr": 0.15, "sqnr_db": 18.4, "failed": ""}
     units = [
-        {"name": "layer1.qkv", "rank": 2, "group_ms": 0.5, "alone": alone},
-        {"name": "layer0.ffn", "rank": 1, "group_ms": 0.7, "alone": alone | {"failed": "does not build"}},
+        {"name": "layer1.qkv", "layer": 1, "group": "qkv", "rank": 2, "group_ms": 0.5, "alone": alone},
+        {
+            "name": "layer0.ffn",
+            "layer": 0,
+            "group": "ffn",
+            "rank": 1,
+            "group_ms": 0.7,
+            "alone": alone | {"failed": "does not build"},
+        },
     ]
     chosen = {"plan": {"mode": "gemm"}, "kept_in_float": ["layer0.ffn"], "ms": 3.0, "speedup": 2.4, "judged": alone}
-    record["search"] = {"sensitivity": {"units": units}, "candidates": [{**chosen, "judged": None}, chosen]}
-    record["search"]["chosen"] = chosen
+    dear = {**chosen, "judged": alone | {"drop": 0.45}}
+    plans = [{**chosen, "judged": None}, dear, {**chosen, "speedup": 2.1}, chosen]
+    record["search"] = {"sensitivity": {"units": units}, "candidates": plans, "chosen": chosen}
+    record["search"] |= {"goal": {"max_drop": 0.5}, "rows": {"rows": 4096}, "reasons": {"layer0.ffn": f"dear {NASTY}"}}
     page = page_of(record)
     assert [part["name"] for part in page.data["sensitivity"]] == ["layer0.ffn", "layer1.qkv"]
     assert "0.30 ±0.15" in page.text and "does not build" in page.text
-    assert "gemm (chosen)" in page.text and "not judged" in page.text
+    assert [(part["layer"], part["group"], part["db"]) for part in page.data["sensitivity"]] == [
+        (0, "ffn", None),
+        (1, "qkv", 18.4),
+    ]
+    assert "at most 0.5 points on 4,096 train rows" in page.text
+    for fate in ("chosen", "not judged", "costs too much: 0.60 with its error", "would do"):
+        assert fate in page.text
+    assert f"dear {NASTY}" in page.text
+    record["search"]["goal"] = {"min_speedup": 2.2}
+    page = page_of(record)
+    assert "too slow" in page.text and "at 2.2 times FP32's speed or more" in page.text
     assert "sensitivity" in {attributes.get("id") for _, attributes in page.elements}
 
 
@@ -208,6 +227,12 @@ def test_a_run_without_calibration_has_no_section_on_tensors(record):
 def test_a_record_that_is_not_whole_is_refused_in_one_sentence(record, broken):
     with pytest.raises(InputError, match=r"record\.json lacks what a record has"):
         render(Record(record | broken))
+
+
+def test_a_count_without_end_is_refused_in_one_sentence(record):
+    record["engines"][0].update(int8_ops=float("inf"), details={})
+    with pytest.raises(InputError, match=r"record\.json lacks what a record has \(OverflowError"):
+        render(Record(record))
 
 
 def test_the_command_renders_a_stored_record_again(cli, record, tmp_path):

@@ -20,6 +20,7 @@ class OpenVINOBackend(Backend):
     """OpenVINO on the CPU."""
 
     name = "openvino"
+    packages = ("openvino",)
 
     def available(self) -> str | None:
         """None, or that the package is not installed."""

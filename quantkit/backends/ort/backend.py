@@ -16,6 +16,7 @@ class OnnxRuntimeBackend(Backend):
     """onnxruntime's CPU execution provider."""
 
     name = "onnxruntime"
+    packages = ("onnxruntime",)
 
     def available(self) -> str | None:
         """None, or how to install it."""

@@ -18,7 +18,7 @@ from typing import Any
 
 PRECISIONS = ("int8", "fp16", "bf16", "tf32", "fp32")
 
-_OURS = r"quantkit_(?:linear|attention)(?:I|<signed ch)"
+_OURS = r"quantkit_(?:linear|linear_walk|attention)(?:I|<signed ch)"
 """Our plugins' kernels, mangled or not, up to the letter that stands for INT8 (signed char)."""
 _KERNEL = (
     ("int8", re.compile(r"i8i8|i8i32|s8s8|(?<!cu)int8|imma|i8816|i16832|_i8_|u8s8|dp4a|" + _OURS + "a", re.IGNORECASE)),

@@ -96,8 +96,10 @@ class TensorRTBackend(Backend):
     """
 
     name = "tensorrt"
+    shareable = False
     known = ALL_PRECISIONS
     symmetric_only = True
+    default_placement = "gemm"  # probabilities lose half of their codes where uint8 is not to be had
     free_shapes = False  # it wants optimization profiles
 
     network: str = "onnx"

@@ -55,7 +55,6 @@ class Bench:
     trt: Any
     able: Capabilities
     messages: runtime.Messages
-    logger: Any
     builder: Any
     network: Any
     config: Any
@@ -80,11 +79,10 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
     job.options.check(able)
     with device().current(), (folder / LOG).open("w") as log:
         messages.log = log if job.verbose else None
-        logger = runtime.logger()
         started = time.perf_counter()
         outcome = Outcome(version=str(able.version))
         try:
-            bench = prepare(trt, able, messages, logger, job, folder, step)
+            bench = prepare(trt, able, messages, job, folder, step)
             outcome.tensors = len(float_tensors(trt, bench.network))
             outcome.notes += [sentence for item in bench.kept for sentence in getattr(item, "says", ())]
             feeder = give_scales(bench, job, folder, outcome, step, leave)
@@ -104,31 +102,27 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
     return outcome
 
 
-def prepare(
-    trt: Any, able: Capabilities, messages: runtime.Messages, logger: Any, job: Job, folder: Path, step: Step
-) -> Bench:
+def prepare(trt: Any, able: Capabilities, messages: runtime.Messages, job: Job, folder: Path, step: Step) -> Bench:
     """The network and the configuration."""
-    builder = trt.Builder(logger)
+    builder = trt.Builder(runtime.logger())
     network = create_network(trt, builder, able)
     derived: Mapping[str, tuple[str, ...]] = {}
     if job.options.network == "onnx":
         step("parse the graph")
-        parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), logger)
+        parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), runtime.logger())
         kept = [parser]
     elif job.options.network == "plugins":
-        kept = [plugin_network(trt, network, able, logger, job, folder, step)]
+        kept = [plugin_network(trt, network, able, job, folder, step)]
     else:
         step("define the network")
         definition = define_bert(trt, network, job.source, job.options)
         kept, derived = [definition], definition.derived
     step("configure the builder")
     config = configure(trt, builder, network, able, job)
-    return Bench(trt, able, messages, logger, builder, network, config, kept, derived)
+    return Bench(trt, able, messages, builder, network, config, kept, derived)
 
 
-def plugin_network(
-    trt: Any, network: Any, able: Capabilities, logger: Any, job: Job, folder: Path, step: Step
-) -> PluginNetwork:
+def plugin_network(trt: Any, network: Any, able: Capabilities, job: Job, folder: Path, step: Step) -> PluginNetwork:
     """The network of plugins, with the tile shapes that are fastest here."""
     from quantkit.backends.trt.cuda import driver
     from quantkit.backends.trt.plugins import library
@@ -136,7 +130,7 @@ def plugin_network(
     from quantkit.backends.trt.plugins.tuning import Tuner, row_counts
 
     step("load the plugins")
-    trt.init_libnvinfer_plugins(logger, "")
+    trt.init_libnvinfer_plugins(runtime.logger(), "")
     built = library.is_built()
     if built:
         library.register()

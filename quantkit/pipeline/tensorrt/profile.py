@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.backends.trt.shares import PARTS, PUBLISHED, Shares, layer_shares
+from quantkit.environment import variable
 from quantkit.errors import BackendError, InputError, QuantkitError
 from quantkit.files import check_writable, read_bytes, write_json, write_text
 from quantkit.report.stacked import stacked_bars
@@ -54,20 +54,12 @@ def profile_model(
     if any(p.startswith("int8") for p in precisions) and table is None:
         raise InputError("INT8 needs a calibration table.", "Name one with --table, or leave int8 out.")
     rows: list[dict[str, Any]] = []
-    before = os.environ.get(NO_OVERLAP)
-    os.environ[NO_OVERLAP] = "1"
-    try:
-        with watcher.stage("build and trace engines") as progress:
-            total = len(precisions) * len(lengths)
-            for length in lengths:
-                for precision in precisions:
-                    rows.append(_row(model, precision, length, batch, network, table))
-                    progress(len(rows), total)
-    finally:
-        if before is None:
-            del os.environ[NO_OVERLAP]
-        else:
-            os.environ[NO_OVERLAP] = before
+    with variable(NO_OVERLAP, "1"), watcher.stage("build and trace engines") as progress:
+        total = len(precisions) * len(lengths)
+        for length in lengths:
+            for precision in precisions:
+                rows.append(_row(model, precision, length, batch, network, table))
+                progress(len(rows), total)
     return report(rows, {"model": model, "batch": batch, "network": network}, out)
 
 

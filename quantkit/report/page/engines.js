@@ -60,14 +60,18 @@ chart("chart-front", () => {
 });
 
 chart("chart-sensitivity", () => {
-  const rows = (DATA.sensitivity || []).filter((part) => isNumber(part.drop)).reverse();
+  const rows = (DATA.sensitivity || []).filter((part) => isNumber(part.db) && isNumber(part.layer));
   if (!rows.length) return null;
-  $("chart-sensitivity").style.height = `${60 + 22 * rows.length}px`;
-  return { data: [{
-    type: "scatter", mode: "markers", y: rows.map((_, i) => i), x: rows.map((part) => part.drop),
-    error_x: { type: "data", array: rows.map((part) => part.stderr ?? 0), color: colour("soft"), thickness: 1.3, width: 4 },
-    marker: { color: colour("c-int8"), symbol: "diamond", size: 9 }, customdata: rows.map((part) => [plain(part.name), part.sqnr, part.saved]),
-    hovertemplate: "%{customdata[0]}<br>%{x:.2f} points, %{customdata[1]} dB, saves %{customdata[2]} ms<extra></extra>",
-  }], layout: { xaxis: { title: { text: "points lost" }, zerolinecolor: colour("soft") },
-    yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map((part) => plain(part.name)), range: [-0.7, rows.length - 0.3] } } };
+  const groups = [...new Set(rows.map((part) => part.group))].sort();
+  const data = groups.map((group, i) => {
+    const own = rows.filter((part) => part.group === group).sort((a, b) => a.layer - b.layer);
+    return {
+      name: plain(group), type: "scatter", mode: "lines+markers", x: own.map((part) => part.layer), y: own.map((part) => part.db),
+      line: { color: colour(`m${(i + 1) % 8}`), width: 1.6, dash: DASHES[i % DASHES.length] }, marker: { size: 9, symbol: i },
+      customdata: own.map((part) => [plain(part.name), part.cost, part.saved]),
+      hovertemplate: "%{customdata[0]}<br>%{y:.1f} dB, %{customdata[1]} points, saves %{customdata[2]} ms<extra></extra>",
+    };
+  });
+  return { data, layout: { xaxis: { title: { text: "layer" }, dtick: 1 }, yaxis: { title: { text: "dB, this part alone in INT8" }, nticks: 8 },
+    showlegend: true, legend: { orientation: "h", y: 1.12 } } };
 });

@@ -6,37 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trt_helpers import fake_tensorrt
 
 HERE = Path(__file__).resolve().parent
-FAKES = HERE / "fakes"
-NAMES = ("tensorrt", "pycuda", "fakes_version")
-
-
-def _forget() -> None:
-    from quantkit.backends.trt import cuda, runtime
-
-    for cached in (runtime.load, runtime.logger, cuda.driver, cuda.device):
-        cached.cache_clear()
-    for name in list(sys.modules):
-        if name.partition(".")[0] in NAMES:
-            del sys.modules[name]
 
 
 @pytest.fixture
-def fake_trt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_trt() -> Iterator[None]:
     """TensorRT 8.6.0 on an H100, as far as names and protocols go."""
-    _forget()
-    monkeypatch.syspath_prepend(str(FAKES))
-    inherited = os.environ.get("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKES), inherited] if inherited else [str(FAKES)]))
-    yield
-    _forget()
+    with fake_tensorrt():
+        yield
 
 
 @pytest.fixture

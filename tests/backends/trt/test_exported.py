@@ -17,7 +17,7 @@ from quantkit.tables.table import CalibrationTable, Entry
 
 def quantized(network, **plan) -> onnx.ModelProto:
     table = CalibrationTable({name: Entry(np.float32(0.02), -2.0, 2.5) for name in network.activations()})
-    return insert_qdq(network.proto, table, PrecisionPlan(**plan)).proto
+    return insert_qdq(network.proto, table, PrecisionPlan(int8_only=True, **plan)).proto
 
 
 def logits(model: onnx.ModelProto, feed) -> np.ndarray:

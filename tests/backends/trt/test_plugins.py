@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from trt_helpers import headers, no_plugins_loaded, nvcc, stub_library
 
 from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
 from quantkit.backends.trt.plugins import compiler
@@ -18,14 +19,6 @@ from quantkit.backends.trt.versions import Version
 from quantkit.errors import BackendError, InputError, TableError
 
 PROFILE = ShapeRange((1, 2), (4, 16), (8, 32))
-STUB = """
-int quantkit_size(int which) { int sizes[] = {80, 72, 96, 120, 56}; return sizes[which]; }
-int quantkit_register(void) { return 0; }
-int quantkit_linear_tiles(void) { return 2; }
-void quantkit_linear_tile(int tile, int* rows, int* columns) { *rows = 64 << tile; *columns = 128; }
-int quantkit_linear_row(int column) { return column; }
-int quantkit_run_linear(const void* args, void* stream) { return 0; }
-"""
 
 
 @pytest.fixture
@@ -35,14 +28,9 @@ def library(fake_trt: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler")
-    (tmp_path / "stub.c").write_text(STUB)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "stub.so", tmp_path / "stub.c"], check=True)
-    monkeypatch.setenv(compiler.LIBRARY_VARIABLE, str(tmp_path / "stub.so"))
-    for cached in (library.kernels, library.register):
-        cached.cache_clear()
-    yield library
-    for cached in (library.kernels, library.register):
-        cached.cache_clear()
+    monkeypatch.setenv(compiler.LIBRARY_VARIABLE, str(stub_library(tmp_path)))
+    with no_plugins_loaded():
+        yield library
 
 
 def backend(**options):
@@ -202,15 +190,6 @@ def test_tile_shapes_are_measured_for_every_number_of_rows() -> None:
     assert row_counts([ShapeRange((1, 1), (3, 50), (4, 50))], 0, 0) == (64, 128, 150, 200)
 
 
-def headers(folder: Path, major: int, minor: int, style: str = "NV_TENSORRT_{} {}") -> Path:
-    """A folder with as much of TensorRT's headers as is looked at."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "NvInfer.h").write_text("")
-    parts = zip(("MAJOR", "MINOR", "PATCH"), (major, minor, 1), strict=True)
-    (folder / "NvInferVersion.h").write_text("".join(f"#define {style.format(n, v)} //!< x\n" for n, v in parts))
-    return folder
-
-
 def test_headers_are_found_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "_PLACES", ())
     monkeypatch.delenv(compiler.INCLUDE_VARIABLE, raising=False)
@@ -230,15 +209,6 @@ def test_headers_are_found_and_checked(tmp_path: Path, monkeypatch: pytest.Monke
     (eight / "NvInferVersion.h").write_text("nothing")
     with pytest.raises(BackendError, match="defines no version"):
         header_version(eight)
-
-
-def nvcc(folder: Path, script: str) -> Path:
-    """A stand-in for nvcc."""
-    path = folder / "bin" / "nvcc"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'release 12.4, V12.4.1'; exit; fi\n{script}\n")
-    path.chmod(0o755)
-    return path
 
 
 COMPILES = """

@@ -43,6 +43,8 @@ def test_the_audit_knows_the_plugins_kernels() -> None:
     assert [kernel_precision(NAMES[name]) for name in ("int8", "mixed", "fp16")] == ["int8", "int8", "fp16"]
     plain = "void quantkit::quantkit_linear<signed char, __half, true, 64, 32, 8>(CUtensorMap_st)"
     assert kernel_precision(plain) == "int8" and of_kernel(plain, 1.0).gemm
+    walk = NAMES["mixed"].replace("15quantkit_linearI", "20quantkit_linear_walkI")
+    assert kernel_precision(walk) == "int8" and of_kernel(walk, 1.0).gemm
     assert of_kernel(NAMES["attention"], 1.0).attention and not of_kernel(NAMES["attention"], 1.0).gemm
     assert not of_kernel(NAMES["norm"], 1.0).gemm
     found = examine({}, precision="int8", kernels=[*plugin_layer(), (NAMES["fp16"], 1.0)])

@@ -35,7 +35,7 @@ class Attention(ctypes.Structure):
 
     _fields_ = _fields(
         *((_pointer, "qkv mask starts out"), (_int, "type out_type batch sequence heads head")),
-        (_float, "score_scale value_scale rescale shift"),
+        *((_float, "score_scale value_scale rescale shift"), (_int, "form")),
     )
 
 
@@ -108,13 +108,13 @@ class Kernels:
             raise BackendError(f"The kernel first_tokens cannot run (CUDA error {status}).")
 
     @property
-    def tiles(self) -> list[tuple[int, int]]:
-        """Rows and columns of the tile shapes of linear layers, by number."""
+    def tiles(self) -> list[tuple[int, ...]]:
+        """Tile shapes of linear layers, by number: rows, columns, teams (0: one block a tile), blocks in a cluster."""
         found = []
         for i in range(self.raw.quantkit_linear_tiles()):
-            rows, columns = _int(), _int()
-            self.raw.quantkit_linear_tile(i, ctypes.byref(rows), ctypes.byref(columns))
-            found.append((rows.value, columns.value))
+            shape = (_int * 4)()
+            self.raw.quantkit_linear_tile(i, shape)
+            found.append(tuple(shape))
         return found
 
     def row_order(self, outputs: int) -> list[int]:

@@ -34,6 +34,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 static machine::Index& threadIdx = machine::thread;
 static machine::Index& blockIdx = machine::block;
 static machine::Index& blockDim = machine::block_size;
+static machine::Index& gridDim = machine::grid_size;
 
 inline void __syncthreads() { machine::wait_for_block(); }
 inline float __shfl_xor_sync(uint32_t, float x, int step) {
@@ -42,6 +43,14 @@ inline float __shfl_xor_sync(uint32_t, float x, int step) {
     std::memcpy(&other, all + ((threadIdx.x % 32) ^ step) * sizeof(x), sizeof(x));
     return other;
 }
+inline uint32_t __ballot_sync(uint32_t, bool yes) {
+    const uint8_t own = yes;
+    const uint8_t* all = machine::exchange(&own, sizeof(own));
+    uint32_t votes = 0;
+    for (int i = 0; i < 32; ++i) votes |= uint32_t{all[i]} << i;
+    return votes;
+}
+inline void __syncwarp() { __ballot_sync(0xffffffffu, true); }
 inline uint32_t __float_as_uint(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof(bits));
@@ -53,4 +62,5 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
     for (int i = 0; i < 4; ++i) result |= uint32_t(both >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
     return result;
 }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }

@@ -17,9 +17,15 @@ using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorNotSupported = 801 };
 enum { cudaEnableDefault = 0 };
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+enum cudaLaunchAttributeID {
+    cudaLaunchAttributeClusterDimension = 4,
+    cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 
 struct dim3 {
     unsigned x, y, z;
@@ -27,8 +33,11 @@ struct dim3 {
 };
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
-    struct {
+    union {
         int programmaticStreamSerializationAllowed;
+        struct {
+            unsigned x, y, z;
+        } clusterDim;
     } val;
 };
 struct cudaLaunchConfig_t {
@@ -44,7 +53,14 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const std::tuple<Params...> given(args...);
     const auto& g = config->gridDim;
     if (g.x == 0 || g.y == 0 || g.z == 0 || g.y > 65535 || g.z > 65535) return cudaErrorInvalidValue;
-    machine::run({g.x, g.y, g.z}, config->blockDim.x, config->dynamicSmemBytes, [&] { std::apply(kernel, given); });
+    unsigned cluster = 1;
+    for (unsigned i = 0; i < config->numAttrs; ++i) {
+        const cudaLaunchAttribute& own = config->attrs[i];
+        if (own.id == cudaLaunchAttributeClusterDimension) cluster = own.val.clusterDim.x;
+    }
+    if (g.x % cluster) return cudaErrorInvalidValue;
+    machine::run({g.x, g.y, g.z}, config->blockDim.x, config->dynamicSmemBytes, cluster,
+                 [&] { std::apply(kernel, given); });
     return cudaSuccess;
 }
 
@@ -62,7 +78,8 @@ cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
 }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
-    return *value = what == cudaDevAttrComputeCapabilityMajor ? 9 : 132, cudaSuccess;
+    // Few multiprocessors, so that blocks which stay on one get more than one piece of work.
+    return *value = what == cudaDevAttrComputeCapabilityMajor ? 9 : 2, cudaSuccess;
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version, int flags,
                                              cudaDriverEntryPointQueryResult* result);

@@ -11,7 +11,7 @@
 
 namespace machine {
 
-Index thread{}, block{}, block_size{};
+Index thread{}, block{}, block_size{}, grid_size{};
 uint8_t* shared = nullptr;
 
 namespace {
@@ -19,13 +19,38 @@ namespace {
 constexpr size_t kStack = 256 << 10;
 constexpr size_t kMostShared = 227 << 10;
 
+// What a thread started and has to wait for: gathered, then in groups in the order of their commits.
+struct Groups {
+    std::vector<std::function<void()>> open;
+    std::deque<std::vector<std::function<void()>>> closed;
+
+    void add(std::function<void()> work) {
+        if (late()) {
+            open.push_back(std::move(work));
+        } else {
+            work();
+        }
+    }
+    void commit() {
+        closed.push_back(std::move(open));
+        open.clear();
+    }
+    void finish(int left) {
+        for (; int(closed.size()) > left; closed.pop_front()) {
+            for (auto& work : closed.front()) work();
+        }
+    }
+    bool pending() const { return !open.empty() || !closed.empty(); }
+};
+
 struct Coroutine {
     void* stack_pointer = nullptr;
     std::unique_ptr<uint8_t[]> stack;
     Index thread{};
+    size_t rank = 0;  // of its block in the cluster
+    int registers = 0;
     bool done = false;
-    std::vector<std::function<void()>> open;
-    std::deque<std::vector<std::function<void()>>> groups;
+    Groups products, copies;
 };
 
 struct Warp {
@@ -33,6 +58,21 @@ struct Warp {
     int arrived = 0;
     unsigned generation = 0;
     std::vector<uint8_t> published;
+};
+
+struct Meeting {
+    size_t here = 0;
+    unsigned generation = 0;
+};
+
+struct Block {
+    Index index{};
+    std::vector<uint8_t> memory;
+    uint8_t* shared = nullptr;
+    size_t alive = 0;
+    int pool = 0;  // registers that threads gave away
+    Meeting all;
+    std::map<int, Meeting> named;
 };
 
 struct Pending {
@@ -43,8 +83,9 @@ struct Pending {
 std::vector<Coroutine> coroutines;
 std::vector<Warp> warps;
 std::map<uint64_t*, Pending> pending;
-size_t current = 0, alive = 0, at_block_barrier = 0;
-unsigned block_generation = 0;
+std::vector<Block> blocks;
+Meeting of_cluster;
+size_t current = 0, alive = 0;
 unsigned long idle_turns = 0;
 void* scheduler_pointer = nullptr;
 const std::function<void()>* work = nullptr;
@@ -82,9 +123,9 @@ void stop(const char* why) {
 void enter() {
     Coroutine& own = coroutines[current];
     (*work)();
-    if (!own.open.empty() || !own.groups.empty()) stop("a thread ends with products that nobody waited for");
+    if (own.products.pending() || own.copies.pending()) stop("a thread ends with work that nobody waited for");
     own.done = true;
-    --alive;
+    --alive, --blocks[own.rank].alive;
     yield();
     stop("a thread goes on after its end");
 }
@@ -123,30 +164,69 @@ bool late() { return late_by_choice; }
 
 void yield() { machine_switch(&coroutines[current].stack_pointer, scheduler_pointer); }
 
-void run(Index grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+int rank() { return int(coroutines[current].rank); }
+
+void* of_block(const void* place, int rank) {
+    const ptrdiff_t offset = static_cast<const uint8_t*>(place) - shared;
+    if (rank < 0 || size_t(rank) >= blocks.size()) stop("the cluster has no such block");
+    if (offset < 0 || size_t(offset) >= kMostShared) stop("a place that is not in the block's dynamic shared memory");
+    if (blocks[rank].alive == 0) stop("a block of the cluster has ended, with its shared memory");
+    return blocks[rank].shared + offset;
+}
+
+void change_registers(int count) {
+    Coroutine& own = coroutines[current];
+    if (count % 8 || count < 24 || count > 256) stop("no such number of registers");
+    int& pool = blocks[own.rank].pool;
+    while (pool < count - own.registers) yield();
+    pool += own.registers - count;
+    own.registers = count;
+    idle_turns = 0;
+}
+
+void run(Index grid, unsigned threads, size_t shared_bytes, unsigned cluster, const std::function<void()>& body) {
     if (shared_bytes > kMostShared) stop("too much shared memory");
-    // Not aligned to more than 16 bytes: a kernel that wants more has to see to it.
-    std::vector<uint8_t> memory(kMostShared + 4096);
-    shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 1023) / 1024 * 1024 + 16);
-    coroutines.resize(threads > coroutines.size() ? threads : coroutines.size());
+    if (grid.x % cluster) stop("the grid is not made of clusters");
+    blocks.clear();
+    blocks.resize(cluster);
+    for (Block& own : blocks) {
+        own.memory.resize(kMostShared + 4096);
+        // Not aligned to more than 16 bytes: a kernel that wants more has to see to it.
+        own.shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(own.memory.data()) + 1023) / 1024 * 1024 + 16);
+    }
+    const size_t all = size_t{threads} * cluster;
+    if (all > coroutines.size()) coroutines.resize(all);
     block_size = {threads, 1, 1};
+    grid_size = grid;
     work = &body;
-    for (block.z = 0; block.z < grid.z; ++block.z) {
-        for (block.y = 0; block.y < grid.y; ++block.y) {
-            for (block.x = 0; block.x < grid.x; ++block.x) {
-                memset(memory.data(), 0x5a, memory.size());
+    for (unsigned z = 0; z < grid.z; ++z) {
+        for (unsigned y = 0; y < grid.y; ++y) {
+            for (unsigned x = 0; x < grid.x; x += cluster) {
                 pending.clear();
-                warps.assign((threads + 31) / 32, Warp{});
-                alive = threads, at_block_barrier = 0, idle_turns = 0;
-                for (unsigned i = 0; i < threads; ++i) {
-                    coroutines[i].thread = {i, 0, 0};
+                warps.assign((threads + 31) / 32 * cluster, Warp{});
+                of_cluster = {};
+                alive = all, idle_turns = 0;
+                for (unsigned r = 0; r < cluster; ++r) {
+                    Block& own = blocks[r];
+                    memset(own.memory.data(), 0x5a, own.memory.size());
+                    own.index = {x + r, y, z};
+                    own.alive = threads, own.pool = 0, own.all = {};
+                    own.named.clear();
+                }
+                for (size_t i = 0; i < all; ++i) {
+                    coroutines[i].thread = {unsigned(i % threads), 0, 0};
+                    coroutines[i].rank = i / threads;
+                    coroutines[i].registers = int(65536 / threads / 8 * 8);
                     prepare(coroutines[i]);
                 }
                 while (alive > 0) {
-                    for (current = 0; current < threads; ++current) {
-                        if (coroutines[current].done) continue;
-                        thread = coroutines[current].thread;
-                        machine_switch(&scheduler_pointer, coroutines[current].stack_pointer);
+                    for (current = 0; current < all; ++current) {
+                        const Coroutine& next = coroutines[current];
+                        if (next.done) continue;
+                        thread = next.thread;
+                        block = blocks[next.rank].index;
+                        shared = blocks[next.rank].shared;
+                        machine_switch(&scheduler_pointer, next.stack_pointer);
                     }
                     if (++idle_turns > 2000000) stop("the block does not end: its threads wait for each other");
                 }
@@ -155,25 +235,40 @@ void run(Index grid, unsigned threads, size_t shared_bytes, const std::function<
     }
 }
 
-void wait_for_block() {
-    const unsigned generation = block_generation;
-    if (++at_block_barrier == alive) {
-        at_block_barrier = 0;
-        ++block_generation;
-    }
-    while (generation == block_generation) {
-        yield();
-        // Threads that ended meanwhile are not waited for.
-        if (generation == block_generation && at_block_barrier == alive) {
-            at_block_barrier = 0;
-            ++block_generation;
+namespace {
+
+// `expected` is read again and again: threads that end meanwhile are not waited for.
+void meet(Meeting& meeting, const size_t& expected) {
+    const unsigned generation = meeting.generation;
+    ++meeting.here;
+    while (generation == meeting.generation) {
+        if (meeting.here >= expected) {
+            meeting.here = 0;
+            ++meeting.generation;
+            break;
         }
+        yield();
     }
     idle_turns = 0;
 }
 
+}  // namespace
+
+void wait_for_block() {
+    Block& own = blocks[coroutines[current].rank];
+    meet(own.all, own.alive);
+}
+
+void wait_for_some(int number, int count) {
+    if (number < 1 || number > 15 || count % 32) stop("no such barrier");
+    const size_t expected = size_t(count);
+    meet(blocks[coroutines[current].rank].named[number], expected);
+}
+
+void wait_for_cluster() { meet(of_cluster, alive); }
+
 const uint8_t* exchange(const void* mine, size_t bytes) {
-    Warp& warp = warps[thread.x / 32];
+    Warp& warp = warps[(block_size.x + 31) / 32 * coroutines[current].rank + thread.x / 32];
     warp.deposits.resize(32 * bytes);
     memcpy(&warp.deposits[thread.x % 32 * bytes], mine, bytes);
     const unsigned generation = warp.generation;
@@ -202,6 +297,8 @@ void arrive(uint64_t* where) {
     complete_if_due(where);
 }
 
+void arrive_at(uint64_t* where, int rank) { arrive(static_cast<uint64_t*>(of_block(where, rank))); }
+
 void wait(uint64_t* where, int phase) {
     auto* barrier = reinterpret_cast<Barrier*>(where);
     // A wait for phase p is over when the phase of that parity is complete, that is, when the other one is under way.
@@ -223,29 +320,21 @@ void copy_later(uint64_t* where, int bytes, std::function<void()> copy) {
     }
 }
 
-void product_later(std::function<void()> product) {
-    if (late()) {
-        coroutines[current].open.push_back(std::move(product));
-    } else {
-        product();
-    }
-}
+void product_later(std::function<void()> product) { coroutines[current].products.add(std::move(product)); }
 
-void commit() {
-    Coroutine& own = coroutines[current];
-    own.groups.push_back(std::move(own.open));
-    own.open.clear();
-}
+void commit() { coroutines[current].products.commit(); }
 
 void wait_for_groups(int left) {
-    Coroutine& own = coroutines[current];
     // A matrix product is of a whole warpgroup: let its other threads come as far as this.
     yield();
-    while (int(own.groups.size()) > left) {
-        for (auto& product : own.groups.front()) product();
-        own.groups.pop_front();
-    }
+    coroutines[current].products.finish(left);
 }
+
+void own_copy_later(std::function<void()> copy) { coroutines[current].copies.add(std::move(copy)); }
+
+void commit_copies() { coroutines[current].copies.commit(); }
+
+void wait_for_copies(int left) { coroutines[current].copies.finish(left); }
 
 }  // namespace machine
 

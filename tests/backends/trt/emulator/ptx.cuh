@@ -74,6 +74,25 @@ inline void multiply_as(Sum (&d)[4], const uint32_t* a, const uint32_t* b) {
 
 inline void multiply(int32_t (&d)[4], const uint32_t* a, const uint32_t* b) { multiply_as<int8_t>(d, a, b); }
 inline void multiply(float (&d)[4], const uint32_t* a, const uint32_t* b) { multiply_as<_Float16>(d, a, b); }
+inline void multiply_from(int32_t start, int32_t (&d)[4], const uint32_t* a, const uint32_t* b) {
+    d[0] = d[1] = d[2] = d[3] = start;
+    multiply(d, a, b);
+}
+inline void multiply_from(float start, float (&d)[4], const uint32_t* a, const uint32_t* b) {
+    d[0] = d[1] = d[2] = d[3] = start;
+    multiply(d, a, b);
+}
+
+inline void copy_later(void* to, const void* from, bool there) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16) abort();
+    machine::own_copy_later([=] { there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
+}
+inline void copies_commit() { machine::commit_copies(); }
+template <int kPending>
+inline void copies_wait() {
+    machine::wait_for_copies(kPending);
+}
+
 inline float power_of_two(float x) { return std::exp2(x); }
 inline void let_next_begin() {}
 inline void wait_for_inputs() {}

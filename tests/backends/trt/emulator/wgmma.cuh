@@ -37,6 +37,28 @@ inline void copy_box(const CUtensorMap* map, void* to, uint64_t* barrier, int x,
     });
 }
 
+inline void copy_box_to_cluster(const CUtensorMap* map, void* to, uint64_t* barrier, int x, int y, int blocks) {
+    for (int rank = 0; blocks >> rank; ++rank) {
+        if (blocks >> rank & 1) {
+            copy_box(map, machine::of_block(to, rank), static_cast<uint64_t*>(machine::of_block(barrier, rank)), x, y);
+        }
+    }
+}
+
+inline void prefetch_map(const CUtensorMap*) {}
+inline int cluster_rank() { return machine::rank(); }
+inline void wait_for_cluster() { machine::wait_for_cluster(); }
+inline void barrier_arrive_at(uint64_t* barrier, int rank) { machine::arrive_at(barrier, rank); }
+inline void warpgroup_barrier(int number) { machine::wait_for_some(number, 128); }
+template <int kCount>
+inline void give_registers() {
+    machine::change_registers(kCount);
+}
+template <int kCount>
+inline void take_registers() {
+    machine::change_registers(kCount);
+}
+
 // The address itself, in pieces of 16 bytes: as in the hardware's descriptors, 2 more are 32 bytes more.
 inline uint64_t descriptor(const void* p) {
     const auto address = reinterpret_cast<uintptr_t>(p);

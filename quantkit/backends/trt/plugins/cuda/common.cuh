@@ -19,21 +19,43 @@ inline bool kernels_overlap() {
 }
 
 // A launch that may begin while the kernel before it on the stream ends. Every kernel calls `wait_for_inputs` before it
-// touches memory that others write, and `let_next_begin` as soon as it runs.
+// touches memory that others write, and `let_next_begin` as soon as it runs. `cluster` neighbouring blocks run at once.
 template <typename... Params, typename... Args>
-cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared, cudaStream_t stream,
-                   Args&&... args) {
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+cudaError_t launch_clusters(void (*kernel)(Params...), int cluster, dim3 grid, int threads, size_t shared,
+                            cudaStream_t stream, Args&&... args) {
+    cudaLaunchAttribute attributes[2];
+    int count = 0;
+    if (kernels_overlap()) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count].val.clusterDim.x = cluster;
+        attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+        ++count;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = kernels_overlap() ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = count;
     return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+template <typename... Params, typename... Args>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared, cudaStream_t stream,
+                   Args&&... args) {
+    return launch_clusters(kernel, 1, grid, threads, shared, stream, static_cast<Params>(args)...);
+}
+
+// Asks for as much shared memory as the linear layers have: blocks of kernels that divide a multiprocessor's memory in
+// another way cannot be there at the same time.
+template <typename Kernel>
+cudaError_t share_like_linear(Kernel kernel) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
 }
 
 // x rounded half to even and kept within [-127, 127], in the low byte.

@@ -6,7 +6,7 @@
 extern "C" {
 
 EXPORTED int quantkit_linear_tiles() { return quantkit::linear_tiles(); }
-EXPORTED void quantkit_linear_tile(int tile, int* rows, int* columns) { quantkit::linear_tile(tile, rows, columns); }
+EXPORTED void quantkit_linear_tile(int tile, int* shape) { quantkit::linear_tile(tile, shape); }
 EXPORTED int quantkit_linear_choice(int m, int n, int processors) { return quantkit::linear_choice(m, n, processors); }
 EXPORTED int quantkit_linear_row(int column) { return quantkit::linear_row(column); }
 EXPORTED int quantkit_run_linear(const quantkit::Linear* args, cudaStream_t stream) { return quantkit::linear(*args, stream); }

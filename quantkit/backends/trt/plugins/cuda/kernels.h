@@ -30,8 +30,8 @@ struct Linear {
 };
 
 int linear_tiles();
-// Rows and columns of a tile shape.
-void linear_tile(int tile, int* rows, int* columns);
+// Four numbers of a tile shape: rows; columns; teams, 0 where a block makes one tile and ends; blocks in a cluster.
+void linear_tile(int tile, int* shape);
 // The tile shape that a rule of thumb takes for these sizes on a GPU with that many multiprocessors.
 int linear_choice(int m, int n, int multiprocessors);
 // Row of `weight` that holds the weights of output column `column`.
@@ -47,9 +47,10 @@ struct Attention {
     Type type, out_type;
     int batch, sequence;    // longest sequence; without `starts` every sentence has that many rows
     int heads, head;        // head 32 or 64
-    float score_scale;      // scale of query times key, 1 / sqrt(head) included
+    float score_scale;      // positive: scale of query times key, 1 / sqrt(head) included
     float value_scale;      // scale of value; 1 for kHalf
     float rescale, shift;
+    int form;               // 1: 32 queries a warp; 2: 16, and twice as many blocks; 0: chosen by size
 };
 cudaError_t attention(const Attention& args, cudaStream_t stream);
 

@@ -1,38 +1,16 @@
 // Linear layers in INT8 or FP16 on Hopper: tensor copies into a ring of shared memory, wgmma out of it, and an epilogue
 // that scales, adds the bias, applies GELU and quantizes before anything is written.
 //
-// One block makes one tile of the output. Its last warp copies; the others, in warpgroups of 64 rows, multiply. Small
-// tiles leave room for two or more blocks on a multiprocessor: one's epilogue runs while the other multiplies.
-#include "common.cuh"
-#include "ptx.cuh"
-#include "wgmma.cuh"
-
+// There are two forms. Here: one block makes one tile of the output. Its last warp copies; the others, in warpgroups of 64
+// rows, multiply. Small tiles leave room for two or more blocks on a multiprocessor: one's epilogue runs while the other
+// multiplies. In linear_walk.cuh: blocks that stay and walk over the tiles.
+#include <algorithm>
 #include <cudaTypedefs.h>
+
+#include "linear_walk.cuh"
 
 namespace quantkit {
 namespace {
-
-constexpr int kRowBytes = 128;  // of a tile in shared memory: one swizzled row
-constexpr int kGroup = 32;      // columns whose order the weight's rows are permuted in
-
-template <typename T>
-struct Sums;
-template <>
-struct Sums<int8_t> {
-    using type = int32_t;
-};
-template <>
-struct Sums<__half> {
-    using type = float;
-};
-
-struct Epilogue {
-    const float* alpha;
-    const float* beta;
-    void* out;
-    int m, n, k;
-    Code code;
-};
 
 template <int kRows, int kColumns, int kStages>
 struct Tile {
@@ -100,10 +78,7 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
         const uint64_t a = descriptor(place + group * 64 * kRowBytes);
         const uint64_t b = descriptor(place + kRows * kRowBytes);
         wgmma_fence();
-#pragma unroll
-        for (int part = 0; part < kRowBytes / 32; ++part) {
-            wgmma<kColumns>(sums, a + 2 * part, b + 2 * part, i > 0 || part > 0);
-        }
+        multiply_row_bytes<kColumns>(sums, a, b, i == 0);
         wgmma_commit();
         if (i > 0) {
             wgmma_wait<1>();
@@ -113,7 +88,6 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
     wgmma_wait<0>();
 
     const int row = row0 + group * 64 + warp % 4 * 16 + lane / 4;
-    Out* const out = static_cast<Out*>(args.out);
 #pragma unroll
     for (int part = 0; part < kColumns / kGroup; ++part) {
         const int column = column0 + part * kGroup + lane % 4 * 8;
@@ -121,18 +95,7 @@ __global__ void __launch_bounds__(Tile<kRows, kColumns, kStages>::kThreads, Tile
         float alpha[8], beta[8];
         load8(args.alpha, column, 0.f, alpha);
         load8(args.beta, column, 0.f, beta);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            if (row + 8 * half >= args.m) continue;
-            float y[8];
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const Sum sum = sums[part * 16 + i / 2 * 4 + half * 2 + i % 2];
-                y[i] = fmaf(static_cast<float>(sum), alpha[i], beta[i]);
-                if constexpr (kGelu) y[i] = gelu_by_polynomial(y[i]);
-            }
-            store8(out, size_t(row + 8 * half) * args.n + column, args.code, y);
-        }
+        finish<Out, kGelu>(sums, part, alpha, beta, row, column, args);
     }
 #endif
 }
@@ -166,51 +129,23 @@ bool describe(CUtensorMap* map, const void* matrix, Type type, int rows, int col
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <typename In, typename Out, bool kGelu, int kRows, int kColumns, int kStages>
-cudaError_t run(const Linear& args, cudaStream_t stream) {
-    using Shape = Tile<kRows, kColumns, kStages>;
-    const auto kernel = quantkit_linear<In, Out, kGelu, kRows, kColumns, kStages>;
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(Shape::kShared));
-    if (allowed != cudaSuccess) return allowed;
+template <typename Kernel>
+cudaError_t allow(Kernel kernel, size_t shared) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+}
+
+// Launches a kernel whose copies take boxes of so many rows of the input and of the weight.
+template <typename Kernel>
+cudaError_t launch_maps(Kernel kernel, int rows, int columns, int cluster, dim3 grid, int threads, size_t shared,
+                        const Linear& args, cudaStream_t stream) {
     CUtensorMap in, weight;
-    if (!describe(&in, args.in, args.type, args.m, args.k, kRows) ||
-        !describe(&weight, args.weight, args.type, args.n, args.k, kColumns)) {
+    if (!describe(&in, args.in, args.type, args.m, args.k, rows) ||
+        !describe(&weight, args.weight, args.type, args.n, args.k, columns)) {
         return cudaErrorInvalidValue;
     }
     const Epilogue epilogue{args.alpha, args.beta, args.out, args.m, args.n, args.k, Code{args.rescale, args.shift}};
-    const dim3 grid((args.n + kColumns - 1) / kColumns, (args.m + kRows - 1) / kRows);
-    return launch(kernel, grid, Shape::kThreads, Shape::kShared, stream, in, weight, epilogue);
+    return launch_clusters(kernel, cluster, grid, threads, shared, stream, in, weight, epilogue);
 }
-
-template <int kRows, int kColumns, int kStages>
-cudaError_t typed(const Linear& a, cudaStream_t s) {
-    if (a.type == Type::kInt8 && a.out_type == Type::kInt8) {
-        return a.gelu ? run<int8_t, int8_t, true, kRows, kColumns, kStages>(a, s)
-                      : run<int8_t, int8_t, false, kRows, kColumns, kStages>(a, s);
-    }
-    if (a.type == Type::kInt8 && a.out_type == Type::kHalf) {
-        return a.gelu ? run<int8_t, __half, true, kRows, kColumns, kStages>(a, s)
-                      : run<int8_t, __half, false, kRows, kColumns, kStages>(a, s);
-    }
-    if (a.type == Type::kHalf && a.out_type == Type::kHalf) {
-        return a.gelu ? run<__half, __half, true, kRows, kColumns, kStages>(a, s)
-                      : run<__half, __half, false, kRows, kColumns, kStages>(a, s);
-    }
-    return cudaErrorInvalidValue;
-}
-
-struct Choice {
-    int rows, columns;
-    cudaError_t (*run)(const Linear&, cudaStream_t);
-};
-
-constexpr Choice kChoices[] = {
-    {64, 32, typed<64, 32, 8>},   {64, 64, typed<64, 64, 6>},    {64, 128, typed<64, 128, 4>},
-    {128, 64, typed<128, 64, 4>}, {128, 96, typed<128, 96, 3>},  {128, 128, typed<128, 128, 3>},
-    {128, 192, typed<128, 192, 5>}, {128, 256, typed<128, 256, 4>}, {256, 128, typed<256, 128, 4>},
-};
-constexpr int kCount = sizeof(kChoices) / sizeof(kChoices[0]);
 
 // Major compute capability and multiprocessors of the first device that was asked for.
 struct Processor {
@@ -230,20 +165,97 @@ const Processor& current_processor() {
     return found;
 }
 
+// One block for each tile.
+template <int kRows, int kColumns, int kStages>
+struct Standing {
+    template <typename In, typename Out, bool kGelu>
+    static cudaError_t run(const Linear& args, cudaStream_t stream) {
+        using Shape = Tile<kRows, kColumns, kStages>;
+        const auto kernel = quantkit_linear<In, Out, kGelu, kRows, kColumns, kStages>;
+        static const cudaError_t allowed = allow(kernel, Shape::kShared);
+        if (allowed != cudaSuccess) return allowed;
+        const dim3 grid((args.n + kColumns - 1) / kColumns, (args.m + kRows - 1) / kRows);
+        return launch_maps(kernel, kRows, kColumns, 1, grid, Shape::kThreads, Shape::kShared, args, stream);
+    }
+};
+
+// One block for each multiprocessor, or fewer.
+template <int kRows, int kColumns, int kStages, int kTeams, int kCluster>
+struct Walking {
+    template <typename In, typename Out, bool kGelu>
+    static cudaError_t run(const Linear& args, cudaStream_t stream) {
+        using Shape = Walk<kRows, kColumns, kStages, kTeams, kCluster>;
+        const auto kernel = quantkit_linear_walk<In, Out, kGelu, kRows, kColumns, kStages, kTeams, kCluster>;
+        static const cudaError_t allowed = allow(kernel, Shape::kShared);
+        if (allowed != cudaSuccess) return allowed;
+        const int across = (args.n + kColumns - 1) / kColumns;
+        const long tiles = long(across) * ((args.m + kCluster * kRows - 1) / (kCluster * kRows));
+        const int most = std::max(current_processor().count / kCluster, 1);
+        const dim3 grid(unsigned(std::min<long>(tiles, most)) * kCluster);
+        return launch_maps(kernel, kRows, kColumns / kCluster, kCluster, grid, Shape::kThreads, Shape::kShared, args,
+                           stream);
+    }
+};
+
+template <typename Form>
+cudaError_t typed(const Linear& a, cudaStream_t s) {
+    if (a.type == Type::kInt8 && a.out_type == Type::kInt8) {
+        return a.gelu ? Form::template run<int8_t, int8_t, true>(a, s) : Form::template run<int8_t, int8_t, false>(a, s);
+    }
+    if (a.type == Type::kInt8 && a.out_type == Type::kHalf) {
+        return a.gelu ? Form::template run<int8_t, __half, true>(a, s) : Form::template run<int8_t, __half, false>(a, s);
+    }
+    if (a.type == Type::kHalf && a.out_type == Type::kHalf) {
+        return a.gelu ? Form::template run<__half, __half, true>(a, s) : Form::template run<__half, __half, false>(a, s);
+    }
+    return cudaErrorInvalidValue;
+}
+
+struct Choice {
+    int rows, columns;
+    int teams, cluster;  // 0 teams: one block for each tile
+    cudaError_t (*run)(const Linear&, cudaStream_t);
+};
+
+template <int kRows, int kColumns, int kStages>
+constexpr Choice standing() {
+    return {kRows, kColumns, 0, 1, typed<Standing<kRows, kColumns, kStages>>};
+}
+
+template <int kRows, int kColumns, int kStages, int kTeams, int kCluster>
+constexpr Choice walking() {
+    return {kRows, kColumns, kTeams, kCluster, typed<Walking<kRows, kColumns, kStages, kTeams, kCluster>>};
+}
+
+constexpr Choice kChoices[] = {
+    standing<64, 32, 8>(),         standing<64, 64, 6>(),         standing<128, 64, 4>(),
+    standing<128, 96, 3>(),        standing<128, 128, 3>(),       standing<128, 192, 5>(),
+    standing<128, 256, 4>(),       standing<256, 128, 4>(),       walking<128, 128, 6, 2, 1>(),
+    walking<128, 128, 6, 2, 2>(),  walking<128, 192, 5, 2, 1>(),  walking<128, 192, 5, 2, 2>(),
+    walking<128, 256, 4, 1, 1>(),  walking<128, 256, 4, 1, 2>(),
+};
+constexpr int kCount = sizeof(kChoices) / sizeof(kChoices[0]);
+
+// Whether blocks may walk: unless QUANTKIT_NO_WALK is set; standing ones take their place then.
+bool blocks_walk() {
+    static const bool walk = std::getenv("QUANTKIT_NO_WALK") == nullptr;
+    return walk;
+}
+
 }  // namespace
 
 int linear_tiles() { return kCount; }
 
-void linear_tile(int tile, int* rows, int* columns) {
-    *rows = kChoices[tile].rows;
-    *columns = kChoices[tile].columns;
+void linear_tile(int tile, int* shape) {
+    const Choice& choice = kChoices[tile];
+    shape[0] = choice.rows, shape[1] = choice.columns, shape[2] = choice.teams, shape[3] = choice.cluster;
 }
 
 int linear_choice(int m, int n, int multiprocessors) {
     // Tiles on the busiest multiprocessor, each as costly as its area and the rows and columns it must read.
     int best = 0;
     double least = 0;
-    for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kCount && kChoices[i].teams == 0; ++i) {
         const long rows = kChoices[i].rows, columns = kChoices[i].columns;
         const long tiles = ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
         const long waves = (tiles + multiprocessors - 1) / multiprocessors;
@@ -266,7 +278,8 @@ cudaError_t linear(const Linear& args, cudaStream_t stream) {
     }
     const Processor& processor = current_processor();
     if (processor.major != 9) return cudaErrorNotSupported;
-    return kChoices[args.tile < 0 ? linear_choice(args.m, args.n, processor.count) : args.tile].run(args, stream);
+    const bool choose = args.tile < 0 || (kChoices[args.tile].teams > 0 && !blocks_walk());
+    return kChoices[choose ? linear_choice(args.m, args.n, processor.count) : args.tile].run(args, stream);
 }
 
 }  // namespace quantkit

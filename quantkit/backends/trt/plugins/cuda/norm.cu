@@ -59,6 +59,85 @@ __device__ __forceinline__ void give_out(const Norm& args, size_t at, const floa
     if (args.quantized != nullptr) store8(args.quantized, at, Code{args.rescale, args.shift}, y);
 }
 
+// Eight numbers as they lie in memory.
+template <typename T>
+struct Raw {
+    uint4 words[sizeof(T) == 4 ? 2 : 1];
+    __device__ __forceinline__ void load(const T* from, size_t index) {
+        const uint4* const at = reinterpret_cast<const uint4*>(from + index);
+        words[0] = at[0];
+        if constexpr (sizeof(T) == 4) words[1] = at[1];
+    }
+    __device__ __forceinline__ void numbers(float, float (&x)[8]) const { load8(reinterpret_cast<const T*>(words), 0, 0.f, x); }
+};
+template <>
+struct Raw<int8_t> {
+    uint2 words;
+    __device__ __forceinline__ void load(const int8_t* from, size_t index) {
+        words = *reinterpret_cast<const uint2*>(from + index);
+    }
+    __device__ __forceinline__ void numbers(float scale, float (&x)[8]) const {
+        load8(reinterpret_cast<const int8_t*>(&words), 0, scale, x);
+    }
+};
+
+// LayerNorm of x + residual, no bias, of rows of kPieces * 256 elements. gamma and beta, which no kernel writes, are copied
+// to shared memory while the kernel before ends; everything else of a row is asked for before any of it is used.
+template <typename X, typename R, int kPieces, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32) quantkit_norm_whole(Norm args) {
+    constexpr int kWidth = kPieces * 256;
+    alignas(16) __shared__ float gamma[kWidth];
+    alignas(16) __shared__ float beta[kWidth];
+    let_next_begin();
+    for (int i = threadIdx.x * 4; i < kWidth; i += kWarps * 128) {
+        copy_later(gamma + i, args.gamma + i, true);
+        copy_later(beta + i, args.beta + i, true);
+    }
+    copies_commit();
+    wait_for_inputs();
+    const int row = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const bool there = row < args.rows;
+    const size_t start = size_t(there ? row : 0) * kWidth + lane * 8;
+    Raw<X> raw[kPieces];
+    Raw<R> residual[kPieces];
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+        raw[i].load(static_cast<const X*>(args.x), start + i * 256);
+        residual[i].load(static_cast<const R*>(args.residual), start + i * 256);
+    }
+    copies_wait<0>();
+    __syncthreads();
+    if (!there) return;
+    float x[kPieces][8];
+    float sum = 0.f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+        float r[8];
+        raw[i].numbers(args.x_scale, x[i]);
+        residual[i].numbers(args.residual_scale, r);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) x[i][j] += r[j], sum += x[i][j];
+    }
+    const float mean = warp_sum(sum) * (1.f / kWidth);
+    float squares = 0.f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) x[i][j] -= mean, squares = fmaf(x[i][j], x[i][j], squares);
+    }
+    const float factor = rsqrtf(fmaf(warp_sum(squares), 1.f / kWidth, args.epsilon));
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+        const int at = lane * 8 + i * 256;
+        float g[8], b[8], y[8];
+        load8(gamma, at, 0.f, g);
+        load8(beta, at, 0.f, b);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) y[j] = fmaf(x[i][j] * factor, g[j], b[j]);
+        give_out(args, start + i * 256, y);
+    }
+}
+
 template <typename X, typename R, int kPieces>
 __global__ void quantkit_norm(Norm args) {
     let_next_begin();
@@ -145,10 +224,35 @@ __global__ void quantkit_norm_any(Norm args) {
 // Few rows are spread over as many multiprocessors as there are; many share blocks.
 int warps_for(int rows) { return rows <= 1024 ? 1 : 4; }
 
+template <typename X, typename R, int kPieces, int kWarps>
+cudaError_t launch_whole(const Norm& args, cudaStream_t stream) {
+    const auto kernel = quantkit_norm_whole<X, R, kPieces, kWarps>;
+    static const cudaError_t shared = share_like_linear(kernel);
+    if (shared != cudaSuccess) return shared;
+    return launch(kernel, dim3((args.rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream, args);
+}
+
+template <typename X, typename R, int kWarps>
+cudaError_t run_whole(const Norm& args, cudaStream_t stream) {
+    switch (args.width / 256) {
+        case 1:
+            return launch_whole<X, R, 1, kWarps>(args, stream);
+        case 2:
+            return launch_whole<X, R, 2, kWarps>(args, stream);
+        case 3:
+            return launch_whole<X, R, 3, kWarps>(args, stream);
+        default:
+            return launch_whole<X, R, 4, kWarps>(args, stream);
+    }
+}
+
 template <typename X, typename R>
 cudaError_t run_norm(const Norm& args, cudaStream_t stream) {
     const int warps = warps_for(args.rows), pieces = (args.width + 255) / 256;
     const dim3 grid((args.rows + warps - 1) / warps);
+    if (args.residual != nullptr && args.bias == nullptr && args.width % 256 == 0 && pieces <= 4) {
+        return args.rows <= 512 ? run_whole<X, R, 1>(args, stream) : run_whole<X, R, 8>(args, stream);
+    }
     switch (pieces) {
         case 1:
             return launch(quantkit_norm<X, R, 1>, grid, 32 * warps, 0, stream, args);

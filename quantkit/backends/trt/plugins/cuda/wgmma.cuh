@@ -51,6 +51,61 @@ __device__ __forceinline__ void copy_box(const CUtensorMap* map, void* to, uint6
         : "memory");
 }
 
+// The same to the same place in every block of the cluster whose bit is set; each one's own barrier counts.
+__device__ __forceinline__ void copy_box_to_cluster(const CUtensorMap* map, void* to, uint64_t* barrier, int x, int y,
+                                                    int blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+        "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(static_cast<uint16_t>(blocks))
+        : "memory");
+}
+
+// Brings a tensor's description near before the first copy needs it.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// Number of this block within its cluster.
+__device__ __forceinline__ int cluster_rank() {
+    int rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// Waits for all threads of the cluster that have not ended.
+__device__ __forceinline__ void wait_for_cluster() {
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// Arrives at the barrier that has this place in block `rank` of the cluster.
+__device__ __forceinline__ void barrier_arrive_at(uint64_t* barrier, int rank) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "}\n" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+}
+
+// Waits for the 128 threads of a warpgroup; `number` 1 to 15, each for one warpgroup.
+__device__ __forceinline__ void warpgroup_barrier(int number) {
+    asm volatile("bar.sync %0, 128;" ::"r"(number) : "memory");
+}
+
+// Changes the number of registers of every thread of a warpgroup: down, and up as far as others gave theirs.
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
 // Descriptor of a matrix in shared memory: rows of 128 bytes, swizzled by 128 bytes, groups of 8 rows 1024 bytes apart.
 __device__ __forceinline__ uint64_t descriptor(const void* p) {
     const uint64_t address = (shared_address(p) & 0x3ffff) >> 4;

@@ -56,14 +56,25 @@ def compute(frozen, feed, names=()):
         return _onnx(frozen, feed, names)
     found = dict(feed)
     byname = dict(feed)
-    for kind, key, name, inputs, shape, extra, kinds, more in frozen["layers"]:
-        extra = {k: np.array(v, kinds[k]) if k in kinds else v for k, v in extra.items()}
+    for (kind, key, name, inputs, shape, _, _, more), extra in zip(frozen["layers"], _extras(frozen), strict=True):
         given = [None if i is None else found[i] for i in inputs]
         results = results_of(kind, given, shape, extra)
         for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
             found[f"{key}.{i}" if i else key] = byname[called] = result
     wanted = [*(n for n, _, _ in frozen["outputs"]), *names]
     return {n: byname[n] for n in wanted}
+
+
+_arrays = {}
+
+
+def _extras(frozen):
+    """The layers' attributes with lists as arrays; made once, for they hold all weights."""
+    layers = frozen["layers"]
+    if id(layers) not in _arrays:
+        made = [{k: np.array(v, lay[6][k]) if k in lay[6] else v for k, v in lay[5].items()} for lay in layers]
+        _arrays[id(layers)] = layers, made  # the layers too: as long as they are kept, the number is theirs
+    return _arrays[id(layers)][1]
 
 
 _sessions = {}

@@ -115,7 +115,11 @@ class IExecutionContext(Strict):
                 kind = np.dtype(nptype(dtype))
                 size = int(np.prod(self._shapes[name])) * kind.itemsize
                 feed[name] = cuda.locate(self._addresses[name])[:size].view(kind).reshape(self._shapes[name])
-        for name, value in compute(self._engine._frozen, feed).items():
+        if os.environ.get("FAKE_IDLE"):  # where only the way of the data matters
+            found = {name: np.zeros(self.get_tensor_shape(name)) for name, (*_, mode) in io.items() if name not in feed}
+        else:
+            found = compute(self._engine._frozen, feed)
+        for name, value in found.items():
             data = np.frombuffer(np.ascontiguousarray(value.astype(nptype(io[name][1]))), np.uint8)
             cuda.locate(self._addresses[name])[: data.nbytes] = data
         if self._profiler is not None:
