@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.collect.moments import Moments
-from quantkit.network.edges import Edge, Vector, constant
+from quantkit.network.edges import Dense, Edge, Vector, constant
 from quantkit.network.index import GraphIndex
 
 Floats = npt.NDArray[np.float64]
@@ -41,15 +41,25 @@ class Folder:
         """An initializer as it stands now, float32."""
         return self.constants[name] if name in self.constants else constant(self._index, name)
 
+    def put(self, name: str, value: Vector) -> None:
+        """Replaces an initializer."""
+        self.constants[name] = value.astype(np.float32)
+
     def shift(self, edge: Edge, centre: Floats) -> None:
         """Makes the activation smaller by `centre`, float64 (C,); the edge has an offset."""
-        self._add(edge.offset, -centre)
+        self.add(edge.offset, -centre)
         for reader in edge.readers:
-            self._add(reader.bias, centre @ self.value(reader.product.weight).astype(np.float64))
+            self.add(reader.bias, centre @ self.value(reader.product.weight).astype(np.float64))
         for dense in edge.residuals:
-            self._add(dense.bias, centre)
+            self.add(dense.bias, centre)
 
-    def _add(self, name: str, summand: Floats) -> None:
+    def scale(self, dense: Dense, factors: Vector) -> None:
+        """Multiplies the channels of a projection's result by `factors`, float32 (outputs,)."""
+        self.constants[dense.product.weight] = self.value(dense.product.weight) * factors
+        self.constants[dense.bias] = self.value(dense.bias) * factors
+
+    def add(self, name: str, summand: Floats) -> None:
+        """Adds to an initializer, in float64."""
         self.constants[name] = (self.value(name).astype(np.float64) + summand).astype(np.float32)
 
 

@@ -99,7 +99,7 @@ def insert_qdq(
         )
     refined = refinement or Refinement()
     index = GraphIndex(proto.graph)
-    ranges = refined.table(table)
+    ranges = refined.table(table, index.aliases)
     placement = place(index, ranges, plan, refined.changed) if rule is None else rule(index, ranges, plan)
     model = onnx.ModelProto()
     model.CopyFrom(refined.model(proto))

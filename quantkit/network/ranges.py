@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from quantkit.collect.moments import Moments
 from quantkit.network.edges import Vector
 from quantkit.network.precision import Grid
 from quantkit.qparams import INT8_MAX
@@ -19,6 +20,11 @@ SHRINKAGES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 """Shares of the full range that are tried for each end."""
 
 Range = tuple[float, float]
+
+
+def full_range(moments: Moments) -> Range:
+    """Lowest and highest value of all channels, zero included."""
+    return min(0.0, float(moments.low.min())), max(0.0, float(moments.high.max()))
 
 
 class OutputError:

@@ -3,8 +3,10 @@
 Steps, each of which can be left out; those that are made come in this order:
 
     shift   subtracts the middle of each channel's range: folded into constants at the results of LayerNorms; behind
-            a GELU in front of the quantizer, on symmetric grids, and given back in the biases
-    smooth  evens out the channels in front of each quantizer; strength by the error measured on rows kept for it
+            a GELU in front of the quantizer, on symmetric grids, and given back in the biases; in attentions see
+            `quantkit.network.balancing`
+    smooth  evens out the channels in front of each quantizer, in attentions by constants alone; strength by the error
+            measured on rows kept for it
     range   chooses each activation's range by that error, instead of by its histogram
     round   rounds weights so that their errors cancel
     bias    adds what rounding and clipping cost on average to the biases
@@ -15,18 +17,20 @@ An edge's error is the squared error at the results of its products, over rows t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from quantkit.collect.moments import Moments
 from quantkit.errors import InputError, UnknownNameError
+from quantkit.network.balancing import Balanced, balance
 from quantkit.network.edges import Edge, Vector, find_edges
 from quantkit.network.folding import Floats, Folder, scaled, shifted, smoothing_factors
+from quantkit.network.heads import find_attentions
 from quantkit.network.index import GraphIndex
 from quantkit.network.precision import PrecisionPlan, QuantizedWeight
-from quantkit.network.ranges import OutputError
+from quantkit.network.ranges import OutputError, full_range
 from quantkit.network.refinement import Refinement
 from quantkit.network.rounding import round_nearest, round_second_order
 from quantkit.qparams import scale_from_amax
@@ -61,8 +65,11 @@ def parse_steps(text: str) -> tuple[str, ...]:
 
 
 def observed_tensors(index: GraphIndex) -> list[str]:
-    """The activations whose moments `refine` needs, in graph order."""
-    return [edge.tensor for edge in find_edges(index)]
+    """The activations whose moments `refine` needs, in graph order; none where no edge can be refined."""
+    wanted = {edge.tensor for edge in find_edges(index)}
+    for attention in find_attentions(index) if wanted else ():
+        wanted |= {attention.query, attention.key, attention.value, attention.context}
+    return [name for name in index.activations if name in wanted]
 
 
 def refine(
@@ -85,6 +92,7 @@ def refine(
         progress: told after each edge.
     """
     edges, folder = find_edges(index), Folder(index)
+    balanced, entries, summaries = _balanced(index, folder, moments, plan, steps, range_of)
     shifts, centres = dict[str, Floats](), dict[str, Floats]()
     for edge in edges if SHIFT in steps else ():
         centre = middle(moments[edge.tensor])
@@ -101,10 +109,17 @@ def refine(
         residual = plan.places.residual and edge.shared
         # One edge's moments at a time: they are as large as a weight, and may lie on disk.
         seen = moments[edge.tensor]
+        moved = balanced.get(edge.tensor)
+        if moved is not None:
+            seen = moved.context(seen)
         if edge.tensor in shifts:
             seen = shifted(seen, shifts[edge.tensor])
         work = _Work(edge, seen, centres.get(edge.tensor), folder, plan.symmetric, steps)
-        results.append(work.run(range_of, smooth=SMOOTH in steps and not residual))
+        result = work.run(range_of, smooth=SMOOTH in steps and not residual and moved is None)
+        if moved is not None:
+            strength = moved.chosen[edge.tensor]
+            result = replace(result, summary=result.summary | {"shifted": SHIFT in steps, "strength": strength})
+        results.append(result)
         if progress is not None:
             progress(len(results), len(edges))
     return Refinement(
@@ -113,10 +128,39 @@ def refine(
         biases={name: bias for result in results for name, bias in result.biases.items()},
         factors={result.tensor: result.factors for result in results if result.factors is not None},
         summands={result.tensor: result.summand for result in results if result.summand is not None},
-        entries={result.tensor: result.entry for result in results if result.entry is not None},
+        entries=entries | {result.tensor: result.entry for result in results if result.entry is not None},
         steps=tuple(step for step in STEPS if step in steps),
-        edges=tuple(result.summary for result in results),
+        edges=(*(result.summary for result in results), *summaries),
     )
+
+
+def _balanced(
+    index: GraphIndex,
+    folder: Folder,
+    moments: Mapping[str, Moments],
+    plan: PrecisionPlan,
+    steps: Sequence[str],
+    range_of: RangeOf,
+) -> tuple[dict[str, Balanced], dict[str, Entry], list[dict[str, Any]]]:
+    """Balances the attentions: context -> what became of its attention; ranges of the products' inputs; summaries."""
+    balanced, entries, summaries = dict[str, Balanced](), dict[str, Entry](), list[dict[str, Any]]()
+    for attention in find_attentions(index) if {SHIFT, SMOOTH, RANGE} & set(steps) else ():
+        done = balanced[attention.context] = balance(attention, folder, moments, steps, plan.symmetric)
+        for name, seen in done.moments.items():
+            low, high = full_range(seen)
+            if low == high:
+                continue
+            if RANGE in steps:
+                entry = refined_entry(*OutputError(seen.sample, [done.readers[name]], True).best_range(low, high))
+            else:
+                entry = range_of(name, seen)
+            entries[name] = entry
+            shift = SHIFT in steps and name != attention.query
+            strength = done.chosen[name]
+            summaries.append(
+                {"tensor": name, "shifted": shift, "strength": strength, "low": entry.minimum, "high": entry.maximum}
+            )
+    return balanced, entries, summaries
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +286,7 @@ class _Work:
         low, high = full_range(moments)
         if low == high:
             return None
-        low, high = OutputError(moments.sample, weights, self.symmetric).best_range(low, high)
-        return Entry(scale_from_amax(max(-low, high)), low, high, "refined", "least error behind the products")
+        return refined_entry(*OutputError(moments.sample, weights, self.symmetric).best_range(low, high))
 
     def _rounded(self, weights: Sequence[Vector], moments: Moments) -> list[QuantizedWeight]:
         """The weights on their grids; those of one edge share its second moments, so they are rounded as one."""
@@ -261,6 +304,6 @@ def middle(moments: Moments) -> Floats:
     return (moments.low.astype(np.float64) + moments.high) / 2
 
 
-def full_range(moments: Moments) -> tuple[float, float]:
-    """Lowest and highest value of all channels, zero included."""
-    return min(0.0, float(moments.low.min())), max(0.0, float(moments.high.max()))
+def refined_entry(low: float, high: float) -> Entry:
+    """The range step's entry in a table."""
+    return Entry(scale_from_amax(max(-low, high)), low, high, "refined", "least error behind the products")

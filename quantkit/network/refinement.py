@@ -50,9 +50,15 @@ class Refinement:
         """The FP32 network with the changed constants: another network with the same function."""
         return with_constants(proto, self.constants) if self.constants else proto
 
-    def table(self, table: CalibrationTable) -> CalibrationTable:
+    def table(self, table: CalibrationTable, aliases: Mapping[str, str]) -> CalibrationTable:
         """The ranges that `insert_qdq` uses, from the table of the network as it was.
 
         They are good for the refined INT8 graph only: as a table of the network as it was they would be wrong.
+
+        Args:
+            table: of the network as it was.
+            aliases: tensor that only reorders another -> that other; what the table has under such a name would win
+                over the refined range of the other, and is left out.
         """
-        return replace(table, entries={**table.entries, **self.entries})
+        kept = {name: entry for name, entry in table.entries.items() if aliases.get(name) not in self.entries}
+        return replace(table, entries={**kept, **self.entries})
