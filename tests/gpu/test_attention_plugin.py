@@ -56,4 +56,6 @@ def test_logits(backend, tiny_bert_dir, exact, feed, precision: str, tolerance: 
         if engine.audit and engine.audit.kernels:
             assert engine.audit.fused_attention == 2
             if precision == "int8":
-                assert engine.int8_ops >= 8 and engine.audit.gemms.get("fp32", 0) == 0
+                # Where our plugins do not end the network, TensorRT may make the classifier's few columns in FP32.
+                ends = 1 if mix.norms == "tensorrt" else 0
+                assert engine.int8_ops >= 8 and engine.audit.gemms.get("fp32", 0) <= ends
