@@ -57,7 +57,7 @@ def bench(settings: Settings, output: Output) -> None:
     TensorRT engines are timed by phases: host, copies to and from the device, GPU compute, enqueue. With --engine
     they are read from plan files, and run on tokens of one kind.
     """
-    from quantkit.cli.show import finish, watcher
+    from quantkit.cli.show import answers, finish, watcher
 
     given = {name: value for name in TIMING if (value := output.extra[name]) is not None}
     if output.extra["engine"]:
@@ -74,22 +74,25 @@ def bench(settings: Settings, output: Output) -> None:
             trust=output.extra["trust"],
             out=settings.out,
         )
-        show_json(record) if output.json else show_phases(record)
+        if output.json:
+            show_json(record)
+        elif answers(output, settings.out):
+            show_phases(record)
         return
     if settings.backend == "tensorrt":
         from quantkit.backends.trt.timing import TimingOptions
         from quantkit.pipeline.tensorrt.bench import bench_phases
 
         record = bench_phases(settings, TimingOptions(**given), watcher(output))
-        finish(record, output)
-        if not output.json:
+        finish(record, output, settings.out)
+        if answers(output, settings.out):
             show_phases(record)
         return
     if given:
         raise InputError("Warm-up, iterations and duration are options of --backend tensorrt.", "Leave them out.")
     from quantkit.pipeline.run import run_settings
 
-    finish(run_settings(settings, watcher(output), metrics=False).data, output)
+    finish(run_settings(settings, watcher(output), metrics=False).data, output, settings.out)
 
 
 def show_phases(record: dict[str, Any]) -> None:

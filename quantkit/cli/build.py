@@ -12,5 +12,6 @@ def build(settings: Settings, output: Output) -> None:
     from quantkit.cli.show import finish, watcher
     from quantkit.pipeline.run import build_only
 
-    record = build_only(with_folder(settings), watcher(output))
-    finish(record.data, output)
+    settings = with_folder(settings)
+    record = build_only(settings, watcher(output))
+    finish(record.data, output, settings.out)

@@ -41,15 +41,16 @@ ORDERS = Annotated[
 )
 def calibrate(settings: Settings, output: Output) -> None:
     """Collect histograms once and write a table and a TensorRT cache for each method."""
-    from quantkit.cli.show import show_json
+    from quantkit.cli.show import answers, show_json
     from quantkit.report.terminal import show_calibration, show_study
 
     result = job(settings, output)
     if output.json:
         show_json(result)
     elif output.extra["study"]:
-        show_study(result)
-    else:
+        if answers(output, settings.out):
+            show_study(result)
+    elif not output.quiet:  # tables always go to a folder
         show_calibration(result)
 
 

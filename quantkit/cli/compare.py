@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
 from quantkit.cli.options import ENGINE, MODEL_AND_DATA, PLAN, RANGES, SHARED, Output, takes
 from quantkit.pipeline.settings import Settings
 
@@ -31,7 +29,7 @@ def compare(settings: Settings, output: Output) -> None:
     "{task}" in MODEL, --adapter, --data and --calib-data becomes the task's name. Finished cells are kept in --out: the
     same command goes on where it was interrupted.
     """
-    from quantkit.cli.show import show_json, tell_report, watcher
+    from quantkit.cli.show import end_if_all_failed, show_json, tell_report, watcher
     from quantkit.pipeline.compare import compare_all
     from quantkit.report.matrix import show_comparison
 
@@ -40,7 +38,6 @@ def compare(settings: Settings, output: Output) -> None:
     tell_report(settings.out, output)
     if output.json:
         show_json(record.data)
-    else:
+    elif not output.quiet:
         show_comparison(record.data)
-    if all(cell["status"] != "ok" for cell in record.data["cells"]):
-        raise typer.Exit(1)
+    end_if_all_failed(record.data["cells"], output)

@@ -16,4 +16,4 @@ def evaluate(settings: Settings, output: Output) -> None:
     from quantkit.pipeline.run import run_settings
 
     record = run_settings(settings, watcher(output), latency=False)
-    finish(record.data, output)
+    finish(record.data, output, settings.out)

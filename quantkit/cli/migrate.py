@@ -83,6 +83,7 @@ def show(done: Migration) -> None:
         "entries with TensorRT's own names for unnamed layers": dict.fromkeys(done.unnamed, ""),
         "entries of constants, or of what was folded into them": dict.fromkeys(done.constants, ""),
         "zero scales": dict.fromkeys(done.zero, ""),
+        "infinite scales": dict.fromkeys(done.infinite, ""),
         "tensors without scale": dict.fromkeys(done.missing, ""),
         "products and tensors that stay FP32": done.left_float,
         "scales that no INT8 product reads": done.unused,

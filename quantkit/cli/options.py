@@ -215,7 +215,13 @@ def takes(*names: str, **extra: tuple[Any, Any]) -> Callable[[Callable[[Settings
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.", rich_help_panel=OUTPUT)]
 QUIET = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no remarks; only the result.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print nothing but errors, and the answer where it is in no file and no exit code.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 

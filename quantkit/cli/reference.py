@@ -28,9 +28,11 @@ and a test fails when it is stale.
 
 Every command ends with exit code 0 when it did what it was asked, 1 when the answer is no (a table is not valid, two
 tables differ, every engine failed), and 2 when it could not be asked (bad input; one sentence and the next step on
-standard error). With `--json` standard output is one JSON value and nothing else, errors included. With `--quiet` there
-is no progress and no remark: commands that write a file or answer by exit code print nothing. Progress and remarks go
-to standard error. Colours are left out where `NO_COLOR` is set or standard output is no terminal.
+standard error). With `--json` standard output is one JSON value and nothing else, errors included. With `--quiet`
+there is no progress and no remark, and standard error has nothing but errors. A command whose answer is in a file or
+in its exit code then prints nothing; the others print the answer alone: `doctor`, `audit` and `table show`, and
+without `--out` `eval`, `bench`, `profile` and `calibrate --study`. Progress and remarks go to standard error. Colours
+are left out where `NO_COLOR` is set or standard output is no terminal.
 
 `quantkit --install-completion` sets up completion of commands, options and their values for bash, zsh, fish or
 PowerShell, whichever it is started from; `quantkit --show-completion` prints the script instead.

@@ -52,7 +52,7 @@ def repeat(
     found = run_again(record, out, given, watcher(Output(json, quiet, {})), anyway=anyway)
     if json:
         show_json(found.as_json())
-    else:
+    elif not quiet:
         from quantkit.report.repeated import show_repeated
 
         show_repeated(found.as_json())

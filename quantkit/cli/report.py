@@ -11,7 +11,7 @@ from quantkit.cli.options import JSON, QUIET
 
 
 def report(
-    record: Annotated[Path, typer.Argument(help="A record.json of run or compare, or the folder that holds it.")],
+    record: Annotated[Path, typer.Argument(help="A record.json, a sensitivity.json, or the folder that holds it.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File; report.html beside the record.")] = None,
     json: JSON = False,
     quiet: QUIET = False,

@@ -15,4 +15,4 @@ def run(settings: Settings, output: Output) -> None:
     settings = with_folder(settings)
     record = run_settings(settings, watcher(output))
     tell_report(settings.out, output)
-    finish(record.data, output)
+    finish(record.data, output, settings.out)

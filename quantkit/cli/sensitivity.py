@@ -30,7 +30,7 @@ def sensitivity(settings: Settings, output: Output) -> None:
     record = run_sensitivity(with_folder(settings), watcher(output))
     if output.json:
         show_json(record)
-    else:
+    elif not output.quiet:
         from quantkit.report.search import show_sensitivity
 
         show_sensitivity(record)

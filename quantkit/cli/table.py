@@ -87,8 +87,10 @@ def diff(
     from quantkit.pipeline.toolbox import load_any
     from quantkit.tables.compare import diff as compare
 
-    found = compare(load_any(first).table, load_any(second).table, tolerance)
-    table_show.show_difference(found, (first.name, second.name), json, quiet)
+    loaded = [load_any(path) for path in (first, second)]
+    found = compare(loaded[0].table, loaded[1].table, tolerance)
+    notes = [f"{path.name}: {note}" for path, part in zip((first, second), loaded, strict=True) for note in part.notes]
+    table_show.show_difference(found, (first.name, second.name), notes, json, quiet)
     if found:
         raise typer.Exit(1)
 
@@ -115,7 +117,7 @@ def merge(
 
     loaded = [load_any(path) for path in tables]
     merged = join([part.table for part in loaded], [str(path) for path in tables], prefer)
-    notes = []
+    notes = [f"{path}: {note}" for path, part in zip(tables, loaded, strict=True) for note in part.notes]
     if merged.provenance is None and any(part.table.provenance for part in loaded):
         notes.append("The provenance is left out: the tables are of different runs.")
     _finish(write(merged, out, to), notes, json, quiet)
@@ -169,8 +171,9 @@ def rename(
     from quantkit.tables.rename import gather_rules
     from quantkit.tables.rename import rename as apply
 
-    done = apply(load_any(table).table, gather_rules(rules, exact or (), regex or ()))
-    notes = [f"The rule {rule} changes nothing." for rule in done.unused]
+    loaded = load_any(table)
+    done = apply(loaded.table, gather_rules(rules, exact or (), regex or ()))
+    notes = [*loaded.notes, *(f"The rule {rule} changes nothing." for rule in done.unused)]
     result = write(done.table, out, to)
     _finish({**result, "renamed": len(done.changed)}, notes, json, quiet)
 

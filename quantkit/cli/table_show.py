@@ -130,14 +130,16 @@ def show_weights(path: Path, json: bool) -> None:
     Console(highlight=False, markup=False).print(view)
 
 
-def show_difference(found: Difference, names: Sequence[str], json: bool, quiet: bool) -> None:
-    """Prints what two tables do not share."""
+def show_difference(found: Difference, names: Sequence[str], notes: Sequence[str], json: bool, quiet: bool) -> None:
+    """Prints what two tables do not share, and remarks on how they were read."""
     if json:
         changed = [
             {"tensor": c.name, "first": float(c.first), "second": float(c.second), "ratio": _finite(c.ratio)}
             for c in found.changed
         ]
-        show_json({"missing": found.missing, "extra": found.extra, "changed": changed, "same": found.same})
+        show_json(
+            {"missing": found.missing, "extra": found.extra, "changed": changed, "same": found.same, "notes": notes}
+        )
         return
     if quiet:
         return
@@ -159,6 +161,7 @@ def show_difference(found: Difference, names: Sequence[str], json: bool, quiet: 
         "extra": len(found.extra),
     }
     console.print(", ".join(f"{count} {word}" for word, count in counts.items()))
+    say(notes)
 
 
 def _finite(value: float) -> float | None:

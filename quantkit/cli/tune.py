@@ -31,19 +31,20 @@ def tune(settings: Settings, output: Output) -> None:
 
     Train rows decide, never evaluation rows. An interrupted search goes on where it stopped.
     """
-    from quantkit.cli.show import finish, watcher
+    from quantkit.cli.show import answers, finish, watcher
     from quantkit.pipeline.tune import Goal
     from quantkit.pipeline.tune import tune as search
 
     given = dict(output.extra)
     if given["max_drop"] is None and given["min_speedup"] is None:
         given["max_drop"] = DEFAULT_DROP
-    record = search(with_folder(settings), Goal(**given), watcher(output))
-    if not output.json:
+    settings = with_folder(settings)
+    record = search(settings, Goal(**given), watcher(output))
+    if answers(output, settings.out):
         from quantkit.report.search import show_search
 
         show_search(record.data)
     if record.engines or output.json:
-        finish(record.data, output)
+        finish(record.data, output, settings.out)
     if not record.engines:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from quantkit.pipeline.settings import Settings
 
 MODEL = "With --backend tensorrt"
 HALF_A_BIN = 0.5
+VERDICTS = ("equal", "differs", "no histogram", "infinite")
 
 
 def verify(
@@ -70,7 +71,7 @@ def verify(
 
     given = {"quantile": quantile, "regression_cutoff": regression_cutoff}
     rows = verify_cache(Path(cache), histograms, method, {k: v for k, v in given.items() if v is not None})
-    counts = {word: sum(row.verdict == word for row in rows) for word in ("equal", "differs", "no histogram")}
+    counts = {word: sum(row.verdict == word for row in rows) for word in VERDICTS}
     if json:
         from quantkit.cli.show import show_json
 

@@ -24,6 +24,7 @@ from quantkit.pipeline.tables import parameters_of, table_from
 from quantkit.pipeline.unfinished import PassCheckpoint, ShardCheckpoint
 from quantkit.pipeline.workspace import Workspace
 from quantkit.report.record import versions
+from quantkit.tables.formats import read_table
 from quantkit.tables.provenance import Provenance
 from quantkit.tables.table import CalibrationTable, load_table
 from quantkit.types import Watcher
@@ -252,7 +253,8 @@ def save_table(settings: Settings, table: CalibrationTable) -> Path | None:
 
 def given_table(workspace: Workspace, path: Path) -> Calibrated:
     """The table that the user named, checked against this model and this calibration data."""
-    table = load_table(path)
+    loaded = read_table(path)
+    table = loaded.table
     if table.provenance is not None and not workspace.settings.force:
         expected = provenance_of(workspace, batches_of(workspace))
         # Which backend ran the model is no reason to refuse: their activations differ by rounding only.
@@ -269,6 +271,8 @@ def given_table(workspace: Workspace, path: Path) -> Calibrated:
             "Calibrate this model, or give the model that the table belongs to.",
         )
     workspace.watcher.say(f"Reusing {path}.")
+    for note in loaded.notes:
+        workspace.watcher.say(note)
     return Calibrated(table, summary_of(table, path, 0.0, reused=True))
 
 

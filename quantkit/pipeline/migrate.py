@@ -41,6 +41,7 @@ class Migration:
         constants: entries of constants, and of tensors that were folded into them; weights are quantized per channel
             from their values.
         zero: entries whose scale is zero, or too small to divide by.
+        infinite: entries whose scale is infinite.
         unused: entry of an activation that got no pair -> why.
         missing: tensors that products read, and that the table has no scale for.
         left_float: product or tensor that stays FP32 -> why.
@@ -56,6 +57,7 @@ class Migration:
     unknown: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
+    infinite: tuple[str, ...] = ()
     unused: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     left_float: dict[str, str] = field(default_factory=dict)
@@ -138,7 +140,8 @@ def migrate(
         tuple(result.quantized),
         carried,
         checks=_load_everywhere(quantized) if check else {},
-        notes=(*loaded.notes, *notes),
+        infinite=loaded.infinite,
+        notes=(*(note for note in loaded.notes if not loaded.infinite), *notes),
         **_left_behind(index, loaded.table, result, carried, softmax, names),
     )
 

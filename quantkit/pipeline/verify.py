@@ -15,7 +15,8 @@ from quantkit.collect.histogram import Histogram
 from quantkit.errors import InputError, TableError
 from quantkit.pipeline.from_histograms import read_collected
 from quantkit.qparams import amax_from_scale
-from quantkit.tables.table import CalibrationTable, load_table
+from quantkit.tables.formats import read_table
+from quantkit.tables.table import CalibrationTable
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """One of "equal", "differs" and "no histogram"."""
+        """One of "equal", "differs", "no histogram", and "infinite" where TensorRT wrote no finite scale."""
+        if not np.isfinite(self.theirs):
+            return "infinite"
         if self.ours is None:
             return "no histogram"
         return "equal" if self.ours == self.theirs else "differs"
@@ -45,7 +48,8 @@ class Row:
         """The row with scales as numbers."""
         ours = None if self.ours is None else float(self.ours)
         bins = self.bins if math.isfinite(self.bins) else None
-        return {"tensor": self.name, "theirs": float(self.theirs), "ours": ours, "verdict": self.verdict, "bins": bins}
+        theirs = float(self.theirs) if np.isfinite(self.theirs) else None
+        return {"tensor": self.name, "theirs": theirs, "ours": ours, "verdict": self.verdict, "bins": bins}
 
 
 def verify(cache: Path, histograms: Path, method: str = "", parameters: Mapping[str, Any] | None = None) -> list[Row]:
@@ -61,7 +65,8 @@ def verify(cache: Path, histograms: Path, method: str = "", parameters: Mapping[
         TableError: a file cannot be read, or they have no tensor in common.
         InputError: the cache does not say by which method it was made.
     """
-    table = load_table(cache)
+    loaded = read_table(cache)
+    table = loaded.table
     collected = read_collected(histograms)
     found = collected.histograms
     calibrator = calibrator_of(table, method, parameters or {})
@@ -73,7 +78,8 @@ def verify(cache: Path, histograms: Path, method: str = "", parameters: Mapping[
     wanted = {*table.names, *collected.unmasked.values()}
     histograms_wanted = {name: histogram for name, histogram in found.items() if name in wanted}
     thresholds = calibrate_histograms(histograms_wanted, calibrator, kinds=collected.kinds, unmasked=collected.unmasked)
-    return [compare(name, table, found.get(name), thresholds) for name in table.names]
+    rows = [compare(name, table, found.get(name), thresholds) for name in table.names]
+    return rows + [Row(name, np.float32(np.inf), None, math.nan) for name in loaded.infinite]
 
 
 def compare(name: str, table: CalibrationTable, histogram: Histogram | None, thresholds: Mapping[str, Any]) -> Row:

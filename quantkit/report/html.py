@@ -34,7 +34,7 @@ def write_report(path: Path, out: Path | None = None) -> tuple[Path, tuple[str, 
     """Renders a stored record into a file.
 
     Args:
-        path: a record.json, or the folder that holds one.
+        path: a record.json, a sensitivity.json, or the folder that holds one of them.
         out: the file to write; report.html beside the record by default.
 
     Returns:
@@ -44,7 +44,10 @@ def write_report(path: Path, out: Path | None = None) -> tuple[Path, tuple[str, 
         InputError: it is no record, or one that lacks what every record has.
         StorageError: a file cannot be read or written.
     """
-    source = path / "record.json" if path.is_dir() else path
+    source = path
+    if path.is_dir():
+        names = (path / "record.json", path / "sensitivity.json")
+        source = next((name for name in names if name.is_file()), names[0])
     record = load_record(source)
     beside = read_beside(record.data, source.parent)
     return write_text(out or source.parent / "report.html", render(record, beside, source.name)), beside.notes

@@ -149,6 +149,8 @@ def load_record(path: str | Path) -> Record:
         data = read_bytes(Path(path), json.loads)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.", "Give the record.json that `quantkit run` wrote.") from error
+    if isinstance(data, dict) and isinstance(data.get("sensitivity"), dict):
+        data = {"engines": [], **data}  # a record of `quantkit sensitivity` has no engine that was evaluated
     parts = "cells" if isinstance(data, dict) and data.get("kind") == "compare" else "engines"
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get(parts), list):
         raise InputError(

@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 
 DRAWN_BINS = 120_000
 """Bins of all histograms together that a page may hold, about half a megabyte."""
+MOST_NAMED = 24
+"""Products in float of an INT8 engine that are named; every one of an encoder's last layers and of its attention."""
 REASONS = {
     "entropy": "least KL divergence",
     "legacy": "TensorRT's quantile and regression",
@@ -36,19 +38,23 @@ def page(record: Record, beside: Beside) -> dict[str, Any]:
     search = data.get("search") or {}
     sensitivity = sensitivity_view(beside.sensitivity) or sensitivity_view(search)
     plans = search_view(search)
-    sections = [("verdict", "Verdict"), ("engines", "Engines")]
+    sections = [("verdict", "Verdict")]
+    sections += [("engines", "Engines")] if rows else []
     sections += [("tensors", "Tensors")] if beside.tensors else []
     sections += [("sensitivity", "Sensitivity")] if sensitivity else []
     sections += [("search", "Plans")] if plans else []
-    task, model = data["task"], data["model"]
+    task, model, context = data["task"], data["model"], data["context"]
+    alone, decided = "rows" in data and bool(sensitivity), data.get("rows") or {}
     return {
         "title": f"{model['name']} on {task['name']}: quantkit report",
         "heading": f"{model['name']} on {task['name']}",
-        "subtitle": subtitle(task, data["context"]),
-        "sections": [*sections, ("audit", "Audit"), ("repeat", "Repeat")],
-        "tiles": tiles(rows, metrics),
+        "subtitle": subtitle(
+            {"examples": decided.get("rows", "?"), "split": decided.get("split", "?")} | task, context
+        ),
+        "sections": [*sections, *([("audit", "Audit")] if rows else []), ("repeat", "Repeat")],
+        "tiles": tiles(rows, metrics) if rows or not alone else sensitivity_tiles(data),
         "verdict": list(data.get("verdict", ())),
-        "notes": list(beside.notes),
+        "notes": list(beside.notes) if rows or not alone else [],
         "metrics": metrics,
         "engines": [engine_text(row, metrics) for row in rows],
         "compared": [compared_text(row) for row in rows if row.get("against_fp32")],
@@ -103,6 +109,16 @@ def tiles(rows: Sequence[Row], metrics: Sequence[str]) -> list[dict[str, str]]:
         share = int8["size_bytes"] / fp32["size_bytes"]
         detail = f"{int8['size_bytes'] / 1e6:.1f} MB instead of {fp32['size_bytes'] / 1e6:.1f}"
         found.append(tile("size of the model file", f"{100 * share:.0f} %", detail))
+    return found
+
+
+def sensitivity_tiles(data: Row) -> list[dict[str, str]]:
+    """What a record of `quantkit sensitivity` says of the whole: FP32's metric, and INT8 everywhere."""
+    rows, whole = data["rows"], data["sensitivity"]["whole"]
+    found = [tile(f"FP32's {rows['metric']}", f"{rows['fp32']['value']:.4f}", f"{rows['rows']} train rows, held out")]
+    lost = "" if whole.get("failed") else f"{whole['drop']:.2f} ±{whole['drop_stderr']:.2f} points lost"
+    detail = whole.get("failed") or f"{lost}, SQNR of the logits {whole['sqnr_db']:.1f} dB"
+    found.append(tile("every part in INT8", f"{data['speedup']:.2f}x", f"FP32's speed; {detail}"))
     return found
 
 
@@ -245,7 +261,7 @@ def audit_of(row: Row) -> dict[str, Any]:
         "layers, reformats": f"{audit['layers']}, {audit['reformats']}" if "layers" in audit else "",
         "fused attention": audit.get("fused_attention"),
         "kernels": ", ".join(f"{count} {kind}" for kind, count in (audit.get("kernel_counts") or {}).items()),
-        "products in float": ", ".join(map(str, audit.get("float_products") or ())),
+        "products in float": some(audit.get("float_products") or ()) if gemms.get("int8") else "",
         "scales not used": ", ".join(audit.get("scales_missing", ())[:20]),
     }
     facts |= {
@@ -253,6 +269,12 @@ def audit_of(row: Row) -> dict[str, Any]:
     }
     found["facts"] = [(name, value) for name, value in facts.items() if value not in (None, "", [])]
     return found
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(str, names[:MOST_NAMED])) + more
 
 
 def tone_of(precision: str) -> str:

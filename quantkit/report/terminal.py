@@ -104,9 +104,12 @@ def record_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def show_record(record: Mapping[str, Any]) -> None:
-    """Prints a record on standard output: task, calibration, engines, verdict."""
+def show_record(record: Mapping[str, Any], *, remarks: bool = True) -> None:
+    """Prints a record on standard output: task, calibration, engines, verdict; the engines alone without remarks."""
     console = Console(highlight=False, markup=False)
+    if not remarks:
+        console.print(record_table(record))
+        return
     task, calibration = record["task"], record["calibration"]
     console.print(f"{record['model']['name']} on {task['name']} ({task['split']}, {task['examples']} rows)")
     if calibration:

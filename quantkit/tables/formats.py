@@ -98,11 +98,19 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A table, the format it was in, and what its reader should know."""
+    """A table, the format it was in, and what its reader should know.
+
+    Attributes:
+        table: what was read.
+        format: name of its format.
+        notes: remarks, a sentence each.
+        infinite: tensors that the table lacks because their scale is infinite; only TensorRT writes such.
+    """
 
     table: CalibrationTable
     format: str
     notes: tuple[str, ...] = ()
+    infinite: tuple[str, ...] = ()
 
 
 def get_format(name: str) -> Format:
@@ -145,6 +153,9 @@ def parse(data: bytes, source: str = "calibration table", kind: str | None = Non
         return _parse_json(data, source)
     name = kind or sniff(data, source)
     chosen = get_format(name)
+    if name == "tensorrt":
+        table, infinite = trt_text.read(data, source)
+        return Loaded(table, name, tuple(filter(None, [trt_text.infinite_note(infinite)])), infinite)
     return Loaded(chosen.reads(data, source), name, (chosen.note,) if chosen.note else ())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,9 @@ def scan(data: bytes, source: str = "calibration table", kind: str | None = None
         if not findings:
             findings = [Finding("error", "unreadable", f"{error.message} {error.hint}".strip())]
         return Scanned(bits, None, tuple(findings))
+    if loaded.infinite:
+        bits, findings = _leniently(data, loaded.format)
+        return Scanned(bits, replace(loaded, notes=()), tuple(findings))
     return Scanned(bits_of(loaded.table), loaded, ())
 
 

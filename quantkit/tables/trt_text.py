@@ -6,12 +6,17 @@ The format as TensorRT 8.6 writes it (recordings of all four of its calibrators 
   calibrator writes `0 <cutoff> <quantile>` instead, both as hexadecimal bits of a float64;
 - every line after it: name, colon, space, hexadecimal bits of the float32 scale. Hexadecimal numbers are lower case,
   most significant digit first, without leading zeros; zero is `0`. Names may contain `: `, so the last one separates.
+
+TensorRT writes `7f800000`, infinity, for a tensor in which it saw an infinite value (the additive mask of a BERT whose
+export fills in -inf, and the scores it is added to). Published caches of TensorRT 8.5, 8.6 and 10.1 have such lines. No
+build can use them, and the others are sound, so they are left out and named.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +46,8 @@ _TRT_HEADER = re.compile(r"TRT-([0-9]{1,9})-([A-Za-z0-9_]+)")
 _LEGACY_HEADER = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
 _LINE = re.compile(r"(.+): ([0-9a-fA-F]{1,8})", re.DOTALL)  # greedy: the last ": " separates
 _INFINITY_BITS = 0x7F800000
+MOST_NAMED = 3
+"""Tensors that a remark names one by one."""
 
 
 def dumps(table: CalibrationTable, *, algorithm: str | None = None, version: int | None = None) -> str:
@@ -63,17 +70,27 @@ def dumps(table: CalibrationTable, *, algorithm: str | None = None, version: int
 
 
 def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTable:
-    """The table in a cache's text; LF or CRLF, last newline or none. `source` names the text in messages.
+    """The table of `read`, for those who need not know what it lacks."""
+    return read(data, source)[0]
+
+
+def read(data: bytes | str, source: str = "calibration cache") -> tuple[CalibrationTable, tuple[str, ...]]:
+    """The table in a cache's text, and the names of tensors that it lacks because their scale is infinite.
+
+    Args:
+        data: the text; LF or CRLF, last newline or none.
+        source: names the text in messages.
 
     Raises:
-        TableError: a header of no known calibrator, a line that is no `name: hex`, a name given twice, a negative,
-            infinite or NaN scale; source and line number are named.
+        TableError: a header of no known calibrator, a line that is no `name: hex`, a name given twice, a negative or
+            NaN scale, no finite scale at all; source and line number are named.
     """
     text = decode(data, source)
     check_count(text.count("\n") - 1, source)
     lines = [line.removesuffix("\r") for line in text.rstrip(END).split("\n")]
     method, parameters = _read_header(lines[0], source)
     entries: dict[str, Entry] = {}
+    infinite: list[str] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not (match := _LINE.fullmatch(line)):
@@ -85,15 +102,31 @@ def loads(data: bytes | str, source: str = "calibration cache") -> CalibrationTa
             )
             raise TableError(message, "Remove one of the two.")
         bits = int(digits, 16)
-        if bits >= _INFINITY_BITS:  # the sign bit, all infinities and all NaNs lie up here
+        first_line[name] = number
+        if bits == _INFINITY_BITS:
+            infinite.append(name)
+            continue
+        if bits > _INFINITY_BITS:  # the sign bit, minus infinity and all NaNs lie up here
             value = np.uint32(bits).view(np.float32)
             message = (
                 f"{source}, line {number}: the scale {digits} of {shorten(name)!r} is {value}; no build can use it."
             )
             raise TableError(message, "Calibrate again; a finite scale of 0 or more is expected.")
-        first_line[name] = number
         entries[name] = Entry(np.uint32(bits).view(np.float32), method=method)
-    return CalibrationTable(entries, algorithm=method, parameters=parameters)
+    if infinite and not entries:
+        raise TableError(
+            f"{source}: the scales of all {len(infinite)} tensors are infinite; no build can use any.",
+            "The calibration data had an infinite value, or the model computes one; calibrate again without it.",
+        )
+    return CalibrationTable(entries, algorithm=method, parameters=parameters), tuple(infinite)
+
+
+def infinite_note(names: Sequence[str]) -> str:
+    """What a reader should know about tensors with an infinite scale; empty where there is none."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+    return f"Left out, because TensorRT wrote an infinite scale, which no build can use: {shown}."
 
 
 def looks_like(text: str) -> bool:

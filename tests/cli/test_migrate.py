@@ -133,8 +133,12 @@ def test_what_cannot_be_carried_over_is_listed(migrated, cli, folder):
     assert done["unused"] == {"/Add_output_0": "read by Add", "logits": "nothing reads it"}
     assert done["left_float"][second] == "its scale is 0"
     assert done["left_float"]["/dense_1/MatMul"] == f"its input {third} is not quantized"
-    code, out, _ = cli("migrate", "old.cache", "model.onnx", "-o", "q.onnx")
-    assert code == 0
+    assert done["infinite"] == []
+    with Path("old.cache").open("a") as file:
+        file.write(f"{third}: 7f800000\n")
+    code, out, err = cli("migrate", "old.cache", "model.onnx", "-o", "q.onnx")
+    assert (code, err) == (0, "")
+    assert f"  1 infinite scales\n    {third}\n" in out
     assert "  1 entries that name no tensor of the model\n    gone\n" in out
     assert "  2 zero scales" in out
     assert "  2 tensors without scale" in out

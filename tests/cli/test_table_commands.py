@@ -82,6 +82,7 @@ def test_diff_says_what_is_missing_extra_and_different(folder, cli):
         "extra": [LONG],
         "changed": [{"tensor": NAMES[0], "first": 0.5, "second": 1.0, "ratio": 2.0}],
         "same": 2,
+        "notes": [],
     }
     code, out, _ = cli("table", "diff", "one.cache", "two.json")
     assert code == 1
@@ -106,6 +107,26 @@ def test_merge(folder, cli, ok):
     merged = load_table("m.cache")
     assert merged.names == (*NAMES, LONG)
     assert merged[NAMES[0]].scale == 1.0
+
+
+def test_every_command_says_which_tensors_have_an_infinite_scale(folder, cli):
+    """As in caches that TensorRT made of a BERT whose mask holds -inf."""
+    (folder / "inf.cache").write_text("TRT-101000-EntropyCalibration2\nmask: 7f800000\na: 3c010204\n")
+    CalibrationTable({"a": Entry(1 / 127)}, "entropy").save("a.json")
+    told = "note: Left out, because TensorRT wrote an infinite scale, which no build can use: mask.\n"
+    assert cli("table", "diff", "inf.cache", "a.json") == (
+        0,
+        "1 equal, 0 different, 0 missing, 0 extra\n",
+        told.replace("L", "inf.cache: L", 1),
+    )
+    for command, more in (("merge", ["a.json"]), ("rename", ["--exact", "a => b"]), ("convert", [])):
+        code, out, err = cli("table", command, "inf.cache", *more, "-o", "out.json")
+        assert (code, out.split(":")[1].split()[0], "an infinite scale" in err) == (0, "1", True)
+    code, out, err = cli("table", "show", "inf.cache")
+    assert (code, "1 of 1 tensors" in out, err) == (0, True, told)
+    code, out, _ = cli("table", "validate", "inf.cache", "--json")
+    first = json.loads(out)["findings"][0]
+    assert (code, first["code"], first["tensor"]) == (1, "Inf", "mask")
 
 
 def test_validate(folder, cli):

@@ -80,4 +80,17 @@ def test_tensorrts_own_files(cli, shared_dir, tmp_path, run):
     (tmp_path / "h.hist").write_bytes(gzip.decompress((golden / "legacy_nb6.hist.gz").read_bytes()))
     code, out, _ = cli("verify", tmp_path / "c.cache", "--histograms", tmp_path / "h.hist", "--json")
     assert code == 0
-    assert json.loads(out)["counts"] == {"equal": 150, "differs": 0, "no histogram": 0}
+    assert json.loads(out)["counts"] == {"equal": 150, "differs": 0, "no histogram": 0, "infinite": 0}
+
+
+def test_an_infinite_scale_is_named_and_nothing_is_compared(cli, tables):
+    lines = (tables / "minmax.cache").read_text().splitlines()
+    name = lines[5].rpartition(": ")[0]
+    lines[5] = f"{name}: 7f800000"
+    (tables / "infinite.cache").write_text("\n".join(lines) + "\n")
+    code, out, _ = cli("verify", tables / "infinite.cache", "--histograms", tables / "histograms.npz", "--json")
+    result = json.loads(out)
+    assert (code, result["counts"]["infinite"], result["counts"]["equal"]) == (0, 1, len(lines) - 2)
+    assert result["tensors"][-1] == {"tensor": name, "theirs": None, "ours": None, "verdict": "infinite", "bins": None}
+    _, out, _ = cli("verify", tables / "infinite.cache", "--histograms", tables / "histograms.npz")
+    assert out.splitlines()[-1] == f"{len(lines) - 2} equal, 1 infinite"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
+import struct
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from quantkit.report.files import Beside
 from quantkit.report.html import render
 from quantkit.report.record import Record
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 LOST = [
     {
         **{"name": f"layer{i}.{group}", "layer": i, "group": group, "rank": 2 * i + j + 1, "group_ms": 0.5},
@@ -257,3 +261,77 @@ def test_it_prints_in_light_colours_on_few_pages_and_comes_back(page):
     assert not css(page, ".controls")[0].is_displayed()
     assert page.execute_script("return getComputedStyle(document.querySelector('.scroll.tall')).overflowY") == "visible"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": LIGHT})
+
+
+def emulate(page, width, **media):
+    """A window of that width; media and colours as given, those of a light screen by default."""
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": LIGHT, **media})
+    page.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+
+
+@pytest.fixture
+def as_on(page):
+    """`emulate`, undone at the end."""
+    yield lambda width, **media: emulate(page, width, **media)
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": False})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": LIGHT})
+    page.execute_script("dispatchEvent(new Event('afterprint'))")
+
+
+CUT_OFF = """
+const wide = document.documentElement.clientWidth, scrolls = (e) => e.closest(arguments[0] || '.none');
+return [...document.querySelectorAll('main *')].filter((e) => e.checkVisibility() && !scrolls(e)
+  && e.getBoundingClientRect().right > wide + 1).map((e) => `${e.tagName} ${e.className}`);
+"""
+"""Elements that reach beyond the right edge, outside of what scrolls by itself."""
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(page, as_on):
+    clear(page)
+    as_on(390)
+    wait_for(lambda: page.execute_script("return document.getElementById('chart-overview').layout.width ?? 0") < 390)
+    wait_for(lambda: page.execute_script(CUT_OFF, ".scroll, nav") == [])
+    assert page.execute_script("return document.documentElement.scrollWidth") == 390
+
+
+def test_paper_shows_everything_in_dark_ink_and_within_its_width(page, as_on):
+    clear(page)
+    choose = "while (theme.name() !== arguments[0]) document.getElementById('theme').click()"
+    page.execute_script(choose, "dark")
+    as_on(700, media="print", features=DARK)  # A4 less two margins of 12 mm are 703 pixels
+    ink = page.execute_script("return getComputedStyle(document.body).color")
+    assert ink == "rgb(29, 36, 48)", "a dark theme leaves no light text on white paper"
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert page.execute_script("return document.getElementById('chart-front').layout.font.color") == "#1d2430"
+    assert page.execute_script(CUT_OFF) == [], "nothing scrolls on paper"
+    shown = page.execute_script(
+        "return ['#verdict', '#engines', '#tensor-table', '#methods', '#sensitivity', '#audit', '#repeat', 'footer']"
+        ".map((s) => document.querySelector(s).checkVisibility())"
+    )
+    assert all(shown)
+    head = css(page, "#tensor-table thead")[0]
+    assert "percentile" not in head.text and "SQNR dB" in head.text
+    assert not [e for e in head.find_elements("tag name", "button") if e.is_displayed()], (
+        "they keep it from being repeated"
+    )
+    cut = (
+        "return [...document.querySelectorAll('#tensor-table td')].filter((e) => e.scrollWidth > e.clientWidth).length"
+    )
+    assert page.execute_script(cut) == 0, "no cell ends in an ellipsis"
+    page.execute_script(choose, "auto")
+
+
+def test_the_readmes_picture_has_the_page_from_its_head_to_the_table(page, made_page):
+    """`benchmarks/report_picture.py`, on the small page."""
+    found = importlib.util.spec_from_file_location("report_picture", CHECKOUT / "benchmarks" / "report_picture.py")
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    script.LAST_ROW = 3
+    data = script.picture(made_page)
+    width, height = struct.unpack(">II", data[16:24])
+    assert data.startswith(b"\x89PNG") and width == round(script.WIDTH * script.SCALE)
+    assert height > 1000, "from the verdict to the table of tensors"

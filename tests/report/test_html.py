@@ -20,6 +20,7 @@ from quantkit.report import compare_view, run_view
 from quantkit.report.files import Beside, read_beside
 from quantkit.report.html import json_block, render
 from quantkit.report.record import Record
+from quantkit.report.repeat import repeat
 
 
 class Page(HTMLParser):
@@ -269,3 +270,39 @@ def test_a_loss_is_orange_and_a_gain_blue_stronger_the_larger(points, warmer):
     faint = sum(map(int, compare_view.shade(points / 4)[4:-1].split(",")))
     assert faint > sum(map(int, compare_view.shade(points)[4:-1].split(",")))
     assert compare_view.shade(50 * points) == compare_view.shade(2 * points)
+
+
+def test_hashes_stand_in_a_list_of_their_own(record):
+    engines = {"int8": {"graph_sha256": "cd" * 32, "logits_sha256": None}}
+    record["manifest"] = {"job": "run", "adapter_sha256": {"a.json": "ef" * 32}, "engines": engines}
+    record["files"] = {"tensors": {"path": "tensors.json", "sha256": "01" * 32}}
+    found = repeat(record)
+    assert found["hashes"] == [
+        ("adapter a.json", "ef" * 32),
+        ("engines int8 graph", "cd" * 32),
+        ("tensors.json", "01" * 32),
+    ]
+    assert dict(found["groups"])["Job"] == [("job", "run")]
+
+
+def test_products_in_float_are_named_where_others_are_int8(record):
+    names = [f"layer{i}.ffn" for i in range(30)]
+    record["engines"][0]["details"] = record["engines"][2]["details"] = {"audit": {"float_products": names}}
+    text = page_of(record).text
+    assert text.count("layer23.ffn and 6 more") == 1
+    assert "layer24.ffn" not in text
+
+
+def test_a_sensitivity_record_has_a_page_of_its_own(record, cli, tmp_path):
+    alone = {"drop": 0.1, "drop_stderr": 0.2, "sqnr_db": 20.0, "failed": ""}
+    units = [{"name": "layer0.ffn1", "layer": 0, "group": "ffn1", "rank": 1, "group_ms": 1.0, "alone": alone}]
+    rows = {"rows": 64, "split": "train", "metric": "accuracy", "fp32": {"value": 0.9, "stderr": 0.01}}
+    task = {"name": "sst2", "seq_len": 64, "batch": 16}
+    found = {key: record[key] for key in ("schema", "context", "model", "calibration")}
+    found |= {"task": task, "rows": rows, "speedup": 2.5, "sensitivity": {"units": units, "whole": alone}}
+    write_json(tmp_path / "sensitivity.json", found | {"verdict": ["ffn1 is the dearest part."]})
+    assert cli("report", tmp_path, "--quiet") == (0, "", "")
+    page = Page((tmp_path / "report.html").read_text())
+    for words in ("64 rows of train", "2.50x", "0.10 ±0.20 points lost", "layer0.ffn1", "ffn1 is the dearest part."):
+        assert words in page.text
+    assert "Accuracy and latency" not in page.text and "no INT8 engine" not in page.text

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from quantkit.errors import TableError, UnknownNameError
 from quantkit.tables import CalibrationTable, Entry, load_table
-from quantkit.tables.trt_text import METHODS, dumps, loads
+from quantkit.tables.formats import parse
+from quantkit.tables.trt_text import METHODS, dumps, infinite_note, loads
 
 HEADER = "TRT-8600-EntropyCalibration2\n"
 SCALES = st.integers(0, 0x7F7FFFFF).map(lambda bits: np.uint32(bits).view(np.float32))
@@ -137,7 +138,7 @@ def test_header_can_be_chosen():
         (HEADER + ": 3f800000\n", "line 2"),
         (HEADER + "a: 1\nb: 2\na: 1\n", "line 4: the tensor 'a' stands in line 2 already"),
         (HEADER + "a: 1\nb: 7fc00000\n", "line 3: the scale 7fc00000 of 'b' is nan"),
-        (HEADER + "a: 7f800000\n", "line 2: the scale 7f800000 of 'a' is inf"),
+        (HEADER + "a: 7f800000\nb: 7f800000\n", "the scales of all 2 tensors are infinite"),
         (HEADER + "a: ff800000\n", "is -inf"),
         (HEADER + "a: bf800000\n", "is -1.0"),
         (HEADER + "a: 80000000\n", "is -0.0"),
@@ -160,3 +161,21 @@ def test_bytes_that_are_no_text_name_the_line():
 def test_line_break_in_a_name_is_refused():
     with pytest.raises(TableError, match="line break"):
         CalibrationTable({"a\nb": Entry(np.float32(1))}).dumps("tensorrt")
+
+
+def test_infinite_scales_are_left_out_and_named():
+    """TensorRT writes them for the additive mask of a BERT, and for the scores behind it."""
+    mask, scores = "/bert/Where_2_output_0", "/bert/encoder/layer.0/attention/self/Add_output_0"
+    text = (
+        HEADER.replace("8600", "101000")
+        + f"a: 3f800000\n{scores}: 7f800000\nblock/Relu:0: 3c010a14\n{mask}: 7F800000\n"
+    )
+    loaded = parse(text.encode())
+    assert loaded.table.names == ("a", "block/Relu:0")
+    assert loaded.infinite == (scores, mask)
+    assert loaded.notes == (
+        f"Left out, because TensorRT wrote an infinite scale, which no build can use: {scores}, {mask}.",
+    )
+    assert infinite_note([f"t{i}" for i in range(5)]).endswith("t0, t1, t2 and 2 more.")
+    with pytest.raises(TableError, match="line 3: the tensor 'a' stands in line 2"):
+        loads(HEADER + "a: 7f800000\na: 3f800000\n")

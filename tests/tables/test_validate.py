@@ -49,6 +49,10 @@ def test_a_cache_with_everything_wrong_in_it():
     )
 
 
+def test_an_infinite_scale_in_a_cache_that_can_be_read():
+    assert found(HEADER + "a: 3f800000\nmask: 7f800000\n") == [("error", "Inf", "mask")]
+
+
 def test_a_json_table_with_bad_scales():
     document = json.loads(CalibrationTable({"a": Entry(1.0), "b": Entry(1.0), "c": Entry(1.0)}).dumps())
     document["entries"]["b"]["scale"] = float("nan")

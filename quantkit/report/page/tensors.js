@@ -75,7 +75,8 @@ function fillHead() {
       sorted = { column: i, down: same ? !sorted.down : false };
       fillBody();
     });
-    return el("th", { scope: "col", class: column.numeric ? "n" : "" }, button);
+    // On paper the title stands without its button: no browser repeats a heading with controls on every page.
+    return el("th", { scope: "col", class: column.numeric ? "n" : "" }, button, el("span", { class: "paper" }, column.title));
   });
   $("tensor-table").tHead.replaceChildren(el("tr", {}, ...cells));
 }
@@ -125,6 +126,13 @@ function choose(row) {
   chart("chart-tensor", tensorChart);
 }
 
+function ticks(loss) {
+  // Distance of a logarithmic axis' ticks: whole decades, or 1, 2 and 5 where there is hardly more than one.
+  const shown = (loss || []).filter((y) => isNumber(y) && y > 0);
+  const decades = shown.length ? Math.log10(Math.max(...shown) / Math.min(...shown)) : 0;
+  return decades < 1.5 ? "D2" : Math.ceil(decades / 5);
+}
+
 function tensorChart() {
   const row = own(chosen), linear = $("linear").checked, bins = row.bins, data = [];
   const ranges = METHODS.filter((method) => isNumber(row.ranges?.[method]));
@@ -146,12 +154,12 @@ function tensorChart() {
   const shapes = [...ranges].sort((a, b) => (a === chosen.method) - (b === chosen.method)).map((method) => ({ type: "line", xref: "x", yref: "paper", x0: row.ranges[method], x1: row.ranges[method], y0: 0, y1: 1,
     line: { color: methodColour(method), width: method === chosen.method ? 2.6 : 1.6, dash: methodDash(method) } }));
   const annotations = bins ? [] : [{ text: "no histogram of this tensor is at hand", xref: "paper", yref: "paper", x: 0.5, y: (1 + low) / 2, showarrow: false, font: { color: colour("soft") } }];
-  const log = { type: "log", dtick: 1, exponentformat: "power", showgrid: false };
+  const log = (method) => ({ type: "log", dtick: ticks(row.curves?.[method]?.loss), exponentformat: "power", showgrid: false });
   return { data, layout: { shapes, annotations, bargap: 0, margin: { l: 60, r: curves ? 62 : 14, t: 8, b: 38 },
     xaxis: { title: { text: "|x|, and range (clipping threshold)" }, range: [0, end || 1], anchor: curves ? "y2" : "y" },
     yaxis: { domain: [low + (curves ? 0.05 : 0), 1], title: { text: "values" }, type: linear ? "linear" : "log", nticks: 5, exponentformat: "power" },
-    yaxis2: { ...log, domain: [0, low], title: { text: "KL", font: { color: methodColour("entropy") } }, visible: curves },
-    yaxis3: { ...log, overlaying: "y2", side: "right", title: { text: "MSE", font: { color: methodColour("mse") } }, visible: curves },
+    yaxis2: { ...log("kl"), domain: [0, low], title: { text: "KL", font: { color: methodColour("entropy") } }, visible: curves },
+    yaxis3: { ...log("mse"), overlaying: "y2", side: "right", title: { text: "MSE", font: { color: methodColour("mse") } }, visible: curves },
   } };
 }
 
