@@ -100,7 +100,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files only their owner can read; a result is an ordinary file.
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101
+        os.chmod(temporary, 0o666 & ~umask())  # noqa: PTH101
         os.replace(temporary, path)  # noqa: PTH105
         temporary = None
     except OSError as error:
@@ -114,7 +114,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)  # noqa: PTH108
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask; reading it means setting it."""
     mask = os.umask(0o022)
     os.umask(mask)

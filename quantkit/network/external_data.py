@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
 
@@ -51,23 +51,31 @@ def read_external_data(model: onnx.ModelProto, folder: Path) -> None:
         del tensor.external_data[:]
 
 
-def check_types(model: onnx.ModelProto, source: str) -> None:
-    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
-
-    onnx.checker lets them pass.
+def check_texts(model: onnx.ModelProto, source: str) -> None:
+    """Refuses names that are not UTF-8, those of external files included.
 
     Raises:
         ModelError: there is one.
     """
     try:
-        for text in _texts(model.graph):
+        for text in (*(opset.domain for opset in model.opset_import), *_texts(model.graph)):
             # protobuf gives a name that is not UTF-8 as bytes, or fails to, by version.
             if not isinstance(text, str):
                 raise ModelError(f"{source} holds the name {text!r}, which is not UTF-8.", "Export it again.")
     except UnicodeDecodeError as error:
         raise ModelError(f"{source} holds a name that is not UTF-8 ({error}).", "Export it again.") from error
+
+
+def check_types(model: onnx.ModelProto, source: str) -> None:
+    """Refuses constants, inputs and outputs of element types that ONNX does not have, and impossible shapes.
+
+    Also constants whose content does not fill their shape. onnx.checker lets them pass.
+
+    Raises:
+        ModelError: there is one.
+    """
     for tensor in _tensors(model.graph):
-        _bytes(tensor)
+        _check_content(tensor)
     graph = model.graph
     for info in (*graph.input, *graph.output, *graph.value_info):
         if info.type.tensor_type.elem_type not in TensorProto.DataType.values():
@@ -76,6 +84,7 @@ def check_types(model: onnx.ModelProto, source: str) -> None:
 
 def _texts(graph: onnx.GraphProto) -> Iterator[object]:
     """Every name of a graph that is used later."""
+    yield graph.name
     for node in graph.node:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for attr in node.attribute:
@@ -84,7 +93,10 @@ def _texts(graph: onnx.GraphProto) -> Iterator[object]:
                 yield from _texts(sub)
     for info in (*graph.input, *graph.output, *graph.value_info):
         yield from (info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim))
-    yield from (tensor.name for tensor in graph.initializer)
+    for tensor in _tensors(graph):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
 
 
 def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
@@ -130,6 +142,19 @@ def _inside(folder: Path, location: str, tensor: str) -> Path:
             f"The constant {tensor} is kept in {location!r}, which is not beside the model.", "Fetch it too."
         )
     return file
+
+
+def _check_content(tensor: onnx.TensorProto) -> None:
+    """A constant holds as many elements as its shape says."""
+    needed, held = _bytes(tensor), tensor.raw_data
+    try:
+        if len(held) != needed or not needed:  # packed types are smaller; lists of numbers stand in other fields
+            numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        shape = tuple(tensor.dims)
+        raise ModelError(
+            f"The constant {tensor.name} does not hold what its shape {shape} needs: {error}.", "Export it again."
+        ) from error
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:

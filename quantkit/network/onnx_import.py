@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 from onnx import TensorProto, version_converter
 
 from quantkit.errors import ModelError
-from quantkit.network.external_data import MAX_BYTES, check_types, read_external_data
+from quantkit.network.external_data import MAX_BYTES, check_texts, check_types, read_external_data
 from quantkit.network.graph import BATCH, SEQUENCE, Network
 from quantkit.network.index import has_subgraph
 from quantkit.network.shapes import fold_constants, infer_shapes, set_input_shapes
@@ -91,6 +91,7 @@ def read_model(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (DecodeError, RecursionError) as error:
         raise ModelError(f"{file} is not an ONNX model, or it is damaged.", "Fetch or export it again.") from error
+    check_texts(model, file.name)
     read_external_data(model, file.parent)
     check_types(model, file.name)
     try:

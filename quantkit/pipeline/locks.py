@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantkit.files import cache_dir, sha256_json
+from quantkit.files import cache_dir, sha256_json, umask
 from quantkit.types import Watcher
 
 
@@ -33,7 +33,7 @@ def exclusive(name: str, watcher: Watcher, waiting: str) -> Iterator[None]:
     lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = FileLock(path, mode=0o666 & ~umask())  # older releases of filelock leave the group out
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -307,6 +307,8 @@ from pathlib import Path
 from quantkit.cli.app import main
 from quantkit.distributed import cluster
 
+# A shell starts what it runs in the background with SIGINT ignored, and what that starts inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 real, seen = cluster.Cluster.map, 0
 
 def interrupted(self, *arguments):

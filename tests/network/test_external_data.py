@@ -51,6 +51,14 @@ def test_constants_in_a_folder_below(model_file: Path, tiny_bert_dir: Path) -> N
     assert load_onnx(model_file).sha256 == load_model(tiny_bert_dir).sha256
 
 
+@pytest.mark.parametrize("text", [b"weights.bin", b"location"], ids=["value", "key"])
+def test_a_place_that_is_no_text(model_file: Path, text: bytes) -> None:
+    """protobuf gives bytes, or fails to give anything, where a string is not UTF-8."""
+    model_file.write_bytes(model_file.read_bytes().replace(text, b"\xff" * len(text)))
+    with pytest.raises(ModelError, match=r"not UTF-8|damaged"):
+        load_onnx(model_file)
+
+
 @pytest.mark.parametrize("location", ["weights\0.bin", "w" * 5000, "loop/w"], ids=["null byte", "too long", "circle"])
 def test_names_that_no_file_can_have(model_file: Path, location: str) -> None:
     (model_file.parent / "loop").symlink_to("loop")

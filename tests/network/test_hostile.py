@@ -107,14 +107,33 @@ def test_element_types_that_onnx_does_not_have_are_refused(tmp_path):
         read_plain(tmp_path / "m.onnx")
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+@pytest.mark.parametrize("name", [b"NODE", b"GRAPH"], ids=["node", "graph"])
+def test_a_name_that_is_no_text_is_refused(tmp_path, name):
     from onnx import TensorProto, helper
 
     from quantkit.network.onnx_import import read_plain
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    node = helper.make_node("Relu", ["x"], ["y"], name="NAME")
-    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]))
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString().replace(b"NAME", b"\xff\xff\xff\xff"))
+    node = helper.make_node("Relu", ["x"], ["y"], name="NODE")
+    model = helper.make_model(helper.make_graph([node], "GRAPH", ends[:1], ends[1:]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString().replace(name, b"\xff" * len(name)))
     with pytest.raises(ModelError, match=r"not UTF-8|valid ONNX model"):
+        read_plain(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("held", [3, 7])
+def test_a_constant_that_does_not_fill_its_shape_is_refused(tmp_path, raw, held):
+    from onnx import TensorProto, helper, numpy_helper
+
+    from quantkit.network.onnx_import import read_plain
+
+    values = np.arange(held, dtype=np.float32)
+    made = numpy_helper.from_array(values, "w") if raw else helper.make_tensor("w", TensorProto.FLOAT, [held], values)
+    made.dims[:] = [5, 1]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [5, 5]) for name in ("x", "y")]
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [made]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"does not hold what its shape|valid ONNX model"):
         read_plain(tmp_path / "m.onnx")

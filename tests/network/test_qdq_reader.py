@@ -38,7 +38,12 @@ def pair(zero_point: np.ndarray | None, scale: object = np.float32(0.1)) -> onnx
 def test_int8_around_zero_is_the_tables_own_grid() -> None:
     found = find_scales(pair(np.int8(0)))
     (activation,) = found.activations
-    assert (activation.tensor, activation.scale, activation.zero_point, activation.dtype) == ("x", 0.1, 0, "int8")
+    assert (activation.tensor, activation.scale, activation.zero_point, activation.dtype) == (
+        "x",
+        np.float32(0.1),
+        0,
+        "int8",
+    )
     table, notes = found.table()
     assert table["x"].scale == np.float32(0.1)
     assert (table["x"].minimum, notes) == (None, [])

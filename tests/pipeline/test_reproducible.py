@@ -13,7 +13,9 @@ from quantkit.report.terminal import SilentWatcher
 
 TOLERANCE = 1e-5
 """Relative difference of scales between collectors; docs/reproducible.md. Entropy may choose another bin."""
-STEADY = ("minmax", "percentile", "mse", "legacy", "auto")
+NEIGHBOUR = 0.01
+"""The same where the least of some candidates' errors decides: two that are equally good are this close together."""
+STEADY = {"minmax": TOLERANCE, "percentile": TOLERANCE, "legacy": TOLERANCE, "mse": NEIGHBOUR, "auto": NEIGHBOUR}
 
 
 @pytest.fixture
@@ -51,8 +53,8 @@ def test_collectors_agree_within_the_tolerance(job, order_free):
         for backend in ("openvino", "onnxruntime")
     )
     assert one.histograms != other.histograms  # so that there is something to tolerate
-    for method in STEADY:
+    for method, tolerance in STEADY.items():
         mine, theirs = (calibrated_table(found, make_calibrator(method)).scales for found in (one, other))
         assert mine.keys() == theirs.keys()
         for name, scale in mine.items():
-            assert float(scale) == pytest.approx(float(theirs[name]), rel=TOLERANCE), (method, name)
+            assert float(scale) == pytest.approx(float(theirs[name]), rel=tolerance), (method, name)
