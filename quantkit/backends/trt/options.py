@@ -116,7 +116,8 @@ class BuildOptions:
         profiles: ranges of shapes; empty for a graph of fixed shapes.
         dense: how the network API makes products with a weight: "matmul", "fully_connected" or "convolution" (1 x 1).
         norm: how it makes LayerNorm: "layer", or "elementwise" operations.
-        fuse_qkv: whether it makes query, key and value with one product.
+        fuse_qkv: whether it makes query, key and value with one product. Off by default: TensorRT fuses the attention
+            with three products better (docs/gpu-performance.md). Networks of plugins always have one.
         workspace_mb: most scratch memory a layer may take, in MiB.
         level: builder optimization level, 0 (quick build) to 5 (slow build).
         packed: for a network of plugins, whether sentences come without padding; `profiles` then count padded shapes.
@@ -133,7 +134,7 @@ class BuildOptions:
     profiles: tuple[ShapeRange, ...] = ()
     dense: str = "matmul"
     norm: str = "layer"
-    fuse_qkv: bool = True
+    fuse_qkv: bool = False
     workspace_mb: int = 4096
     level: int = 3
     packed: bool = False
