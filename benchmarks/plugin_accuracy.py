@@ -1,8 +1,9 @@
-"""Accuracy of networks of plugins without a GPU: plugin_accuracy.py TABLE... [--symmetric].
+"""Accuracy of networks of plugins without a GPU: plugin_accuracy.py TABLE... [--symmetric] [--linear L --attention A].
 
 SST-2's dev rows (../shared/glue), all-MiniLM-L6-v2 with its adapter, through the network that quantkit defines, with
 the plugins' arithmetic in NumPy: the tests' stand-in of TensorRT. Each TABLE is quantkit's JSON, or "fp16" for none;
-`--symmetric` forgets the tables' extremes, so that everything is coded around zero. Some minutes a table.
+`--symmetric` forgets the tables' extremes, so that everything is coded around zero. `--linear` and `--attention` name
+TensorRT's own parts, computed as they are documented to (INT8 around zero). Some minutes a table.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ SEQ_LEN, BATCH = 64, 32
 
 
 def run(network: Any, feed: dict[str, np.ndarray]) -> np.ndarray:
-    """The network's output, plugin by plugin."""
-    from tensorrt import _plugins
+    """The network's output, layer by layer."""
+    from tensorrt._compute import extras, results_of
 
     found = {id(tensor): feed[tensor.name] for tensor in network._inputs}
     for layer in network._layers:
-        results = _plugins.PLUGINS[layer._extra["plugin"]]([found[id(t)] for t in layer._inputs], layer._extra)
+        given = [found[id(t)] for t in layer._inputs]
+        results = results_of(layer._kind, given, list(layer.get_output(0).shape), extras(layer))
         found |= {id(layer.get_output(i)): result for i, result in enumerate(results)}
     return found[id(network._outputs[0])]
 
@@ -36,13 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+")
     parser.add_argument("--symmetric", action="store_true")
+    parser.add_argument("--linear", default="auto")
+    parser.add_argument("--attention", default="auto")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests/backends/trt/fakes"))
 
     import tensorrt
 
+    tensorrt.init_libnvinfer_plugins(None, "")
+    from quantkit.backends.trt.capabilities import Gpu, capabilities
     from quantkit.backends.trt.network import define_plugins
-    from quantkit.backends.trt.options import BuildOptions, Source
+    from quantkit.backends.trt.options import BuildOptions, Mix, ShapeRange, Source
+    from quantkit.backends.trt.plugins.packing import pack
+    from quantkit.backends.trt.versions import Version
     from quantkit.data.batches import TokenBatches
     from quantkit.data.demo import demo_model_dir
     from quantkit.data.tokenize import encode
@@ -64,9 +72,15 @@ def main() -> None:
             plain = {n: replace(entry, minimum=None, maximum=None) for n, entry in table.entries.items()}
             table = CalibrationTable(plain)
         network = tensorrt.Builder(tensorrt.ILogger()).create_network(1)
-        options = BuildOptions("int8", "plugins", "dynamic_range") if table else BuildOptions("fp16", "plugins")
-        kept = define_plugins(tensorrt, network, Source("", model, adapter), options, table, lambda product: ())
-        logits = [run(network, {k: v.astype(np.int32) for k, v in feed.items()}) for feed in batches]
+        precision, ranges = ("int8", "dynamic_range") if table else ("fp16", "")
+        mix = Mix(linear=given.linear, attention=given.attention)
+        packed = mix != Mix()
+        profiles = (ShapeRange((1, 1), (BATCH, SEQ_LEN), (BATCH, SEQ_LEN)),)
+        options = BuildOptions(precision, "plugins", ranges, profiles, packed=packed, mix=mix)
+        able = capabilities(Version(8, 6), Gpu("H100", (9, 0)))
+        kept = define_plugins(tensorrt, network, Source("", model, adapter), options, table, lambda product: (), able)
+        feeds = [pack(feed) if packed else feed for feed in batches]
+        logits = [run(network, {k: v.astype(np.int32) for k, v in feed.items()}) for feed in feeds]
         right = int((np.concatenate(logits).argmax(1) == labels).sum())
         print(f"{name}: {right / len(labels):.4f} ({right} of {len(labels)}), {len(set(kept.used))} ranges", flush=True)
 

@@ -103,6 +103,7 @@ WAYS = {
     "plugins fp16": BuildOptions("fp16", "plugins", profiles=(PROFILE,)),
     "onnx fp16": BuildOptions("fp16"),
     "api fp16": BuildOptions("fp16", "api"),
+    "api fp16 fused qkv": BuildOptions("fp16", "api", fuse_qkv=True),
 }
 
 

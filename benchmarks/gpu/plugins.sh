@@ -14,7 +14,7 @@ step() { # step NAME SECONDS COMMAND...
     local name=$1 limit=$2 started=$SECONDS; shift 2
     timeout "$limit" "$@" > "$work/$name.log" 2>&1
     echo "== $name: exit $?, $((SECONDS - started)) s" | tee -a "$work/summary.txt"
-    cp "$work"/*.log "$work"/*.json "$OUT"/ 2> /dev/null
+    cp -r "$work"/*.log "$work"/*.json "$work"/*-logs "$OUT"/ 2> /dev/null
 }
 
 for name in "$@"; do
@@ -26,10 +26,12 @@ for name in "$@"; do
             export QUANTKIT_PLUGINS=$(find "$QUANTKIT_CACHE/plugins" -name 'libquantkit_plugins.so' | head -n 1) ;;&
         tests) step tests 90 $TRTPY -m pytest tests/backends/trt/test_plugin_arithmetic.py tests/gpu/test_plugin_engines.py -m gpu -q --maxfail=12 -p no:cacheprovider ;;
         memcheck) step memcheck 120 compute-sanitizer --error-exitcode 9 $TRTPY -m pytest tests/backends/trt/test_plugin_arithmetic.py -m gpu -q -p no:cacheprovider -k "${ONLY:-test}" ;;
+        attention-tests) step attention-tests 300 $TRTPY -m pytest tests/gpu/test_attention_plugin.py -m gpu -q -p no:cacheprovider ;;
         tiles) step tiles 40 $bench tiles "$data" "$work/tiles.json" ;;
         kernels) step kernels 90 $bench kernels "$data" "$work/kernels.json" ;;
         plugins) step plugins 90 $bench speed "$data" "$work/plugins.json" --ways "plugins int8,plugins fp16" --batches 32,1,8,128 ;;
         accuracy) step accuracy 100 $bench accuracy "$data" "$work/accuracy.json" ;;
+        attention) step attention "${LIMIT:-120}" $TRTPY benchmarks/gpu/attention.py "$data" "$work/attention.json" --seconds "$((${LIMIT:-120} - 12))" --variants "${ONLY:-}" --models "${MODELS:-base,minilm}" ;;
         packed) step packed 60 $bench packed "$data" "$work/packed.json" ;;
         references) # TensorRT's own FP16 engines, built side by side
             for batch in 1 8 32 128; do

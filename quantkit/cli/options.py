@@ -114,6 +114,18 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
     ),
     "shapes": (str, ("--shapes",), "Dynamic shapes, min:opt:max, for example 1x8:16x64:32x128.", TENSORRT),
     "packed": (bool, ("--packed/--padded",), "Pack sentences without padding (--network plugins).", TENSORRT),
+    "attention": (
+        str,
+        ("--attention",),
+        "Attention of a network of plugins: auto, own, tensorrt (its plugin), interleaved (its INT8 plugin).",
+        TENSORRT,
+    ),
+    "linear": (
+        str,
+        ("--linear",),
+        "Its linear layers: auto, own, or TensorRT's as convolution, fully_connected or matmul.",
+        TENSORRT,
+    ),
     "cuda_graphs": (bool, ("--cuda-graphs/--no-cuda-graphs",), "Run engines through CUDA graphs.", TENSORRT),
     "memory": (
         str,
@@ -151,7 +163,7 @@ MODEL_AND_DATA = (
 )
 RANGES = ("calib_samples", *PARAMETERS, "order_free", "ignore_padding")
 PLAN = ("placement", "symmetric", "refine", "plan")
-ENGINE = ("network", "ranges", "shapes", "packed", "cuda_graphs")
+ENGINE = ("network", "ranges", "shapes", "packed", "attention", "linear", "cuda_graphs")
 """Options of one backend alone; what the user gives of them becomes `Settings.engine`."""
 SHARED = ("workers", "scheduler")
 MAKING = (

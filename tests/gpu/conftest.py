@@ -51,6 +51,29 @@ def reference(network):
 
 
 @pytest.fixture(scope="session")
+def on_the_cpu():
+    """Gives, for a model folder, what computes a feed's FP32 logits and a table of min-max ranges."""
+    import quantkit
+    from quantkit.backends import get_backend
+    from quantkit.network.model import load_model
+
+    def of(folder):
+        network = load_model(folder)
+
+        def run(feed: dict[str, np.ndarray]):
+            shape = feed["input_ids"].shape
+            with get_backend("onnxruntime").compile(network.fixed(*shape), "fp32") as engine:
+                logits = engine.infer(feed)["logits"]
+            with get_backend("onnxruntime").tap(network.fixed(*shape), network.activations()) as tap:
+                batch = {name: array.copy() for name, array in tap.infer(feed).items()}
+            return logits, quantkit.calibrate_arrays([batch], method="minmax")
+
+        return run
+
+    return of
+
+
+@pytest.fixture(scope="session")
 def plans_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One plan cache for the whole session, so that no engine is built twice."""
     return str(tmp_path_factory.mktemp("plans"))

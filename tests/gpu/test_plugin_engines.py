@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantkit.backends import get_backend
 from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
 from quantkit.errors import QuantkitError
 
@@ -40,22 +39,9 @@ def _library() -> None:
 
 
 @pytest.fixture
-def exact(wide: Path):
-    """CPU logits, and a table of min-max ranges."""
-    import quantkit
-    from quantkit.network.model import load_model
-
-    network = load_model(wide)
-
-    def run(feed):
-        shape = feed["input_ids"].shape
-        with get_backend("onnxruntime").compile(network.fixed(*shape), "fp32") as engine:
-            logits = engine.infer(feed)["logits"]
-        with get_backend("onnxruntime").tap(network.fixed(*shape), network.activations()) as tap:
-            batch = {name: array.copy() for name, array in tap.infer(feed).items()}
-        return logits, quantkit.calibrate_arrays([batch], method="minmax")
-
-    return run
+def exact(wide: Path, on_the_cpu):
+    """CPU logits of a feed, and a table of min-max ranges."""
+    return on_the_cpu(wide)
 
 
 @pytest.mark.parametrize("graphs", [False, True])

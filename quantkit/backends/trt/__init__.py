@@ -4,6 +4,7 @@ The only room that imports tensorrt or pycuda, and only when an engine is really
 and the GPU at hand can do stands in one table, `capabilities`; everything else asks it.
 
     versions, capabilities   pure: what is possible, each impossible thing a sentence
+    fused                    pure: the kernels of TensorRT's own attention plugin, GPU by GPU
     runtime, cuda, graphs    the libraries, the device, buffers, CUDA graphs
     options, job             what to build, as JSON
     plugins/                 our own plugins: CUDA sources, their compiler, networks of them, packed sentences

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from quantkit.backends.trt.options import (
     BuildOptions,
     CalibratorOptions,
     Job,
+    Mix,
     Outcome,
     ShapeRange,
     Source,
@@ -91,6 +92,7 @@ class TensorRTBackend(Backend):
         timeout_s: longest time a build may take; None waits for ever.
         audit: look into engines when they are built.
         packed: whether engines of plugins take sentences without padding.
+        mix: what engines of plugins are made of.
     """
 
     name = "tensorrt"
@@ -113,6 +115,7 @@ class TensorRTBackend(Backend):
     timeout_s: float | None = None
     audit: bool = True
     packed: bool = False
+    mix: Mix = field(default_factory=Mix)
 
     @property
     def places_int8(self) -> bool:
@@ -125,7 +128,10 @@ class TensorRTBackend(Backend):
         return bool(self.profiles)
 
     def configured(self, options: Mapping[str, Any], files: ModelFiles) -> TensorRTBackend:
-        """The backend with "network", "ranges", "shapes", "packed" and "cuda_graphs"; see `Backend.configured`."""
+        """The backend with "network", "ranges", "shapes", "packed", "attention", "linear", "cuda_graphs".
+
+        See `Backend.configured`.
+        """
         given = dict(options)
         changes: dict[str, Any] = {}
         if (shapes := given.pop("shapes", None)) is not None:
@@ -140,8 +146,14 @@ class TensorRTBackend(Backend):
             changes["packed"] = bool(packed)
         if ranges not in TABLE_RANGES:
             raise UnknownNameError("way to INT8 ranges", ranges, TABLE_RANGES)
+        mix = {name: str(given.pop(name)) for name in ("attention", "linear") if name in given}
+        if mix:
+            changes["mix"] = replace(self.mix, **mix)
         for name in given:
-            raise InputError(f"The tensorrt backend has no option {name!r}.", "It has network, ranges, shapes, packed.")
+            known = "It has network, ranges, shapes, packed, attention, linear."
+            raise InputError(f"The tensorrt backend has no option {name!r}.", known)
+        if mix and network != "plugins":
+            raise InputError("--attention and --linear are for networks of plugins.", "Add --network plugins.")
         if changes.get("packed") and (network != "plugins" or not changes.get("profiles")):
             raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
         if network != "onnx":
@@ -319,6 +331,7 @@ class TensorRTBackend(Backend):
             workspace_mb=self.workspace_mb,
             level=self.level,
             packed=packed,
+            mix=self.mix if network == "plugins" else Mix(),
         )
 
     def source_for(self, proto: ModelProto) -> ModelProto | Source:
@@ -359,7 +372,10 @@ class TensorRTBackend(Backend):
             from quantkit.backends.trt.plugins.compiler import find_library
 
             # A plan holds what the plugins' sources of its day wrote into it.
-            what["plugins"] = find_library(able.gpu.compute_capability, able.version).parent.name
+            try:
+                what["plugins"] = find_library(able.gpu.compute_capability, able.version).parent.name
+            except BackendError:
+                what["plugins"] = ""  # the network may do without them
         if isinstance(source, Source):
             data, rules = b"", Rules.of_bert(Path(source.model))
             hashed = folder_hash(Path(source.model), source.adapter)

@@ -23,8 +23,9 @@ from quantkit.backends.trt.network import (
     inputs_of,
     is_dynamic,
     parse_onnx,
+    profiles_of,
 )
-from quantkit.backends.trt.options import BuildOptions, CalibratorOptions, Job, Outcome
+from quantkit.backends.trt.options import CalibratorOptions, Job, Outcome
 from quantkit.errors import BackendError, CalibrationError
 from quantkit.files import read_bytes, write_bytes
 from quantkit.tables.table import CalibrationTable, load_table
@@ -83,6 +84,7 @@ def run(job: Job, folder: Path, step: Step, leave: Leave) -> Outcome:
         try:
             bench = prepare(trt, able, messages, job, folder, step)
             outcome.tensors = len(float_tensors(trt, bench.network))
+            outcome.notes += [sentence for item in bench.kept for sentence in getattr(item, "says", ())]
             feeder = give_scales(bench, job, folder, outcome, step, leave)
             step("build the engine" if feeder is None else "calibrate and build the engine")
             plan = bench.builder.build_serialized_network(bench.network, bench.config)
@@ -110,34 +112,45 @@ def prepare(trt: Any, able: Capabilities, messages: runtime.Messages, job: Job, 
         parser = parse_onnx(trt, network, read_bytes(folder / job.source.onnx), runtime.logger())
         kept = [parser]
     elif job.options.network == "plugins":
-        kept = [plugin_network(trt, network, job, folder, step)]
+        kept = [plugin_network(trt, network, able, job, folder, step)]
     else:
         step("define the network")
         definition = define_bert(trt, network, job.source, job.options)
         kept, derived = [definition], definition.derived
     step("configure the builder")
-    config = configure(trt, builder, network, able, job.options)
+    config = configure(trt, builder, network, able, job)
     return Bench(trt, able, messages, builder, network, config, kept, derived)
 
 
-def plugin_network(trt: Any, network: Any, job: Job, folder: Path, step: Step) -> PluginNetwork:
+def plugin_network(trt: Any, network: Any, able: Capabilities, job: Job, folder: Path, step: Step) -> PluginNetwork:
     """The network of plugins, with the tile shapes that are fastest here."""
     from quantkit.backends.trt.cuda import driver
     from quantkit.backends.trt.plugins import library
+    from quantkit.backends.trt.plugins.definition import Product
     from quantkit.backends.trt.plugins.tuning import Tuner, row_counts
 
     step("load the plugins")
-    library.register()
-    step("choose tile shapes")
+    trt.init_libnvinfer_plugins(runtime.logger(), "")
+    built = library.is_built()
+    if built:
+        library.register()
     rows = row_counts(job.options.profiles, job.source.batch, job.source.seq_len)
-    tuner = Tuner(library.kernels(), driver(), rows)
+    tuners: list[Tuner] = []
+
+    def tiles(product: Product) -> list[tuple[int, int]]:
+        if not tuners:
+            step("choose tile shapes")
+            tuners.append(Tuner(library.kernels(), driver(), rows))
+        return tuners[0](product)
+
     table = load_table(folder / TABLE) if job.options.int8 else None
     step("define the network")
-    return define_plugins(trt, network, job.source, job.options, table, tuner)
+    return define_plugins(trt, network, job.source, job.options, table, tiles, able, built=built)
 
 
-def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options: BuildOptions) -> Any:
+def configure(trt: Any, builder: Any, network: Any, able: Capabilities, job: Job) -> Any:
     """The builder's configuration: precision flags, memory, verbosity, profiles."""
+    options = job.options
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -150,11 +163,13 @@ def configure(trt: Any, builder: Any, network: Any, able: Capabilities, options:
         if options.int8:
             config.set_flag(trt.BuilderFlag.INT8)
     if options.network == "plugins":
-        # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; ours need neither.
+        # Without this TensorRT loads cuBLAS and cuDNN for networks with plugins; these need neither.
         config.set_tactic_sources(0)
+        if options.mix.constrained != "no":
+            config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if able.version < PROFILE_SHARING_BY_DEFAULT:
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
-    add_profiles(builder, config, network, options.profiles)
+    add_profiles(builder, config, network, profiles_of(job.source, options))
     return config
 
 
@@ -165,7 +180,7 @@ def give_scales(bench: Bench, job: Job, folder: Path, outcome: Outcome, step: St
     if job.options.network == "plugins":
         made = next(item for item in bench.kept if hasattr(item, "used"))
         known = load_table(folder / TABLE).names
-        outcome.used = sorted(set(made.used), key=made.used.index)
+        outcome.used = list(dict.fromkeys(made.used))
         outcome.unused = [name for name in known if name not in set(made.used)]
         return None
     if job.options.ranges == "calibrate":

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantkit.backends.trt.fused import ComputeCapability, kernels_text
 from quantkit.backends.trt.versions import Version
 from quantkit.errors import BackendError
 
@@ -21,8 +22,6 @@ WITHOUT_IMPLICIT = Version(11, 0)
 STRONG_TYPES = Version(10, 0)
 PROFILE_SHARING_BY_DEFAULT = Version(10, 0)
 NATIVE_INT64 = Version(10, 0)
-
-ComputeCapability = tuple[int, int]
 
 # First TensorRT version that knows a compute capability newer than 9.0, and the last that knows an old one.
 _SINCE: dict[ComputeCapability, Version] = {(10, 0): Version(10, 8), (12, 0): Version(10, 8)}
@@ -112,7 +111,8 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
 
     Rows: "version", "gpu", the precisions "fp32", "tf32", "fp16", "int8", "int8+fp16", "int8+fp32", the ways to INT8
     "qdq", "calibrators", "cache", "dynamic range", and "flags", "strong types", "network api", "plugins",
-    "normalization", "int64", "profile sharing", "inspector", "cuda graphs".
+    "own plugins", "own linear", "attention plugin", "normalization", "int64", "profile sharing", "inspector",
+    "cuda graphs".
     """
     known = version >= OLDEST
     flags = version < WITHOUT_IMPLICIT
@@ -147,7 +147,7 @@ def capabilities(version: Version, gpu: Gpu | None = None) -> Capabilities:
         _row(
             "normalization", known, "LayerNorm is a layer of its own.", "LayerNorm is put together from other layers."
         ),
-        _plugins(version, gpu),
+        *_plugins(version, gpu),
         _row(
             "int64",
             version >= NATIVE_INT64,
@@ -208,13 +208,26 @@ def _int8(version: Version, gpu: Gpu | None) -> Capability:
     return _row("int8", possible, how, _lacks(gpu, "INT8", "6.1"))
 
 
-def _plugins(version: Version, gpu: Gpu | None) -> Capability:
-    """Our plugins: their interface left with 11.0, and their linear layers are Hopper's."""
+def _plugins(version: Version, gpu: Gpu | None) -> list[Capability]:
+    """Networks of plugins, ours and TensorRT's: their interface left with 11.0, and our linear layers are Hopper's."""
+    names = ("plugins", "own plugins", "own linear", "attention plugin")
     if version >= WITHOUT_IMPLICIT:
-        return Capability("plugins", False, f"TensorRT {version} has no IPluginV2DynamicExt, which the plugins need.")
-    possible = gpu is None or gpu.compute_capability == (9, 0)
-    shown = "" if gpu is None else f"{gpu.name} has compute capability {'.'.join(map(str, gpu.compute_capability))}"
-    return _row("plugins", possible, "Networks of our own plugins.", f"The plugins need 9.0 (Hopper); {shown}.")
+        says = f"TensorRT {version} has no IPluginV2DynamicExt, which the plugins need."
+        return [Capability(name, False, says) for name in names]
+    own = (9, 0) if gpu is None else gpu.compute_capability
+    shown = "" if gpu is None else f"{gpu.name} has compute capability {'.'.join(map(str, own))}"
+    fused = kernels_text(own)
+    return [
+        _row("plugins", own >= (7, 5), "Networks of plugins.", f"Networks of plugins need 7.5; {shown}."),
+        _row("own plugins", own >= (8, 0), "Our attention, LayerNorm and GELU.", f"Our plugins need 8.0; {shown}."),
+        _row("own linear", own == (9, 0), "Our linear layers.", f"Our linear layers need 9.0 (Hopper); {shown}."),
+        _row(
+            "attention plugin",
+            bool(fused),
+            f"TensorRT's attention plugin: {fused}.",
+            f"TensorRT's attention plugin is not known to have kernels here; {shown}.",
+        ),
+    ]
 
 
 def _gpu(version: Version, gpu: Gpu | None) -> Capability:

@@ -67,27 +67,54 @@ def define_bert(trt: Any, network: Any, source: Source, options: BuildOptions) -
 
 
 def define_plugins(
-    trt: Any, network: Any, source: Source, options: BuildOptions, table: CalibrationTable | None, tiles: Tiles
+    trt: Any,
+    network: Any,
+    source: Source,
+    options: BuildOptions,
+    table: CalibrationTable | None,
+    tiles: Tiles,
+    able: Capabilities | None = None,
+    *,
+    built: bool = True,
 ) -> PluginNetwork:
     """Fills `network` with the BERT of a model folder, made of plugins; what it returns must live until the build ends.
+
+    Args:
+        trt: the tensorrt module.
+        network: the INetworkDefinition.
+        source: the model folder.
+        options: what to build.
+        table: scales, for INT8.
+        tiles: see `Tiles`.
+        able: what this TensorRT and GPU can do; None when everything is ours.
+        built: whether our library is built.
 
     Raises:
         ModelError: the folder's weights or its adapter cannot be used.
         BackendError: the plugins cannot make this network.
         TableError: the table lacks a tensor that becomes INT8.
     """
-    from quantkit.backends.trt.plugins.definition import Form, PluginNetwork, refusal
+    from quantkit.backends.trt.plugins.choice import Chosen, Wanted, choose
+    from quantkit.backends.trt.plugins.definition import Form, PluginNetwork, head_refusal
+    from quantkit.backends.trt.plugins.mixed import MixedNetwork
     from quantkit.network.config import BertConfig
     from quantkit.network.weights import read_weights
 
     folder = Path(source.model)
     config = BertConfig.from_dir(folder)
-    if reason := refusal(config, source.head):
+    if reason := head_refusal(source.head):
         raise BackendError(f"This model cannot be built from plugins: {reason}.", "Use --network api.")
+    longest = max((shapes.max[1] for shapes in options.profiles), default=source.seq_len)
+    wanted = Wanted(config, table is not None, options.packed, longest)
+    chosen = Chosen() if able is None else choose(options.mix, able, built, wanted)
     weights = read_weights(folder, source.adapter or None, config).weights
-    definition = PluginNetwork(trt, network, config, weights, table, tiles)
-    longest = max((shapes.max[1] for shapes in options.profiles), default=0)
-    definition.build(Form(source.batch, source.seq_len, options.packed, longest))
+    definition = (
+        PluginNetwork(trt, network, config, weights, table, tiles)
+        if chosen.ours
+        else MixedNetwork(trt, network, config, weights, table, tiles, chosen)
+    )
+    definition.says = chosen.says
+    definition.build(Form(source.batch, source.seq_len, options.packed or not chosen.ours, longest))
     return definition
 
 
@@ -155,6 +182,17 @@ def add_profiles(builder: Any, config: Any, network: Any, profiles: tuple[ShapeR
             raise InputError(f"TensorRT refuses the range of shapes {shapes.min} to {shapes.max}.")
         made.append(profile)
     return made
+
+
+def profiles_of(source: Source, options: BuildOptions) -> tuple[ShapeRange, ...]:
+    """Ranges of shapes: those asked for, or for a fixed shape every batch that is no larger.
+
+    The latter is for sentences that a network packs though nobody asked for it.
+    """
+    if options.profiles or not (source.batch and source.seq_len):
+        return options.profiles
+    largest = (source.batch, source.seq_len)
+    return (ShapeRange((1, 1), largest, largest),)
 
 
 def packed_range(name: str, shapes: ShapeRange) -> tuple[tuple[int], tuple[int], tuple[int]]:

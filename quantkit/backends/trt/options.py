@@ -14,6 +14,8 @@ TRT_PRECISIONS: tuple[TrtPrecision, ...] = get_args(TrtPrecision)
 WAYS_IN = ("onnx", "api", "plugins")
 PLUGIN_PRECISIONS = ("fp16", "int8", "int8+fp16")
 DENSE = ("matmul", "fully_connected", "convolution")
+LINEAR = ("auto", "own", *DENSE)
+ATTENTION = ("auto", "own", "tensorrt", "interleaved")
 NORMS = ("layer", "elementwise")
 INT8_RANGES = ("qdq", "cache", "dynamic_range", "calibrate")
 
@@ -66,6 +68,42 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """What a network of plugins is made of; "auto" is what this TensorRT and GPU can do best.
+
+    Args:
+        linear: linear layers: "own" (Hopper alone), or TensorRT's as "convolution", "fully_connected" or "matmul".
+        attention: "own", "tensorrt" (its plugin, version 2), or "interleaved" (version 3, INT8 alone).
+        norms: embeddings and LayerNorm: "own" or "tensorrt".
+        gelu: between TensorRT's linear layers: "own" (our plugin) or "layers" (fused by TensorRT).
+        sums: type of what LayerNorm reads in an INT8 network: "half", "float" or "int8".
+        constrained: whether TensorRT's layers are told their types: "yes" or "no".
+
+    Raises:
+        UnknownNameError: a name that there is not.
+    """
+
+    linear: str = "auto"
+    attention: str = "auto"
+    norms: str = "auto"
+    gelu: str = "auto"
+    sums: str = "auto"
+    constrained: str = "auto"
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (
+            ("way to linear layers", self.linear, LINEAR),
+            ("way to attention", self.attention, ATTENTION),
+            ("way to LayerNorm", self.norms, ("auto", "own", "tensorrt")),
+            ("way to GELU", self.gelu, ("auto", "own", "layers")),
+            ("type of sums", self.sums, ("auto", "half", "float", "int8")),
+            ("choice of types", self.constrained, ("auto", "yes", "no")),
+        ):
+            if value not in known:
+                raise UnknownNameError(kind, value, known)
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """How an engine is built.
 
@@ -78,10 +116,12 @@ class BuildOptions:
         profiles: ranges of shapes; empty for a graph of fixed shapes.
         dense: how the network API makes products with a weight: "matmul", "fully_connected" or "convolution" (1 x 1).
         norm: how it makes LayerNorm: "layer", or "elementwise" operations.
-        fuse_qkv: whether it makes query, key and value with one product.
+        fuse_qkv: whether it makes query, key and value with one product. Off by default: TensorRT fuses the attention
+            with three products better (docs/gpu-performance.md). Networks of plugins always have one.
         workspace_mb: most scratch memory a layer may take, in MiB.
         level: builder optimization level, 0 (quick build) to 5 (slow build).
         packed: for a network of plugins, whether sentences come without padding; `profiles` then count padded shapes.
+        mix: what a network of plugins is made of.
 
     Raises:
         UnknownNameError: a name that there is not.
@@ -94,10 +134,11 @@ class BuildOptions:
     profiles: tuple[ShapeRange, ...] = ()
     dense: str = "matmul"
     norm: str = "layer"
-    fuse_qkv: bool = True
+    fuse_qkv: bool = False
     workspace_mb: int = 4096
     level: int = 3
     packed: bool = False
+    mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         for kind, value, known in (
@@ -122,6 +163,10 @@ class BuildOptions:
             )
         if self.packed and (self.network != "plugins" or not self.profiles):
             raise InputError("Packed sentences need --network plugins and a range of shapes.", "Give --shapes.")
+        if self.mix != Mix() and self.network != "plugins":
+            raise InputError(
+                "Linear layers and attention are chosen for networks of plugins.", "Use --network plugins."
+            )
         if self.workspace_mb < 1 or not 0 <= self.level <= 5:
             raise InputError(f"A workspace of {self.workspace_mb} MiB or a level of {self.level} cannot be built with.")
 
@@ -148,7 +193,7 @@ class BuildOptions:
         if self.ranges:
             able.require(needed[self.ranges])
         if self.network == "plugins":
-            able.require("plugins")
+            able.require("plugins", "Use --network api.")
         if self.network == "api" and self.ranges == "qdq":
             raise BackendError(
                 "Networks defined through the API carry no Q/DQ pairs.", "Use --network onnx, or ranges from a table."
@@ -167,9 +212,9 @@ class BuildOptions:
     def from_json(cls, value: Mapping[str, Any]) -> BuildOptions:
         """The inverse of `to_json`."""
         known = {f.name for f in fields(cls)}
-        given = {name: item for name, item in value.items() if name in known and name != "profiles"}
+        given = {name: item for name, item in value.items() if name in known and name not in ("profiles", "mix")}
         profiles = [ShapeRange(tuple(p["min"]), tuple(p["opt"]), tuple(p["max"])) for p in value.get("profiles", ())]
-        return cls(**given, profiles=tuple(profiles))
+        return cls(**given, profiles=tuple(profiles), mix=Mix(**value.get("mix", {})))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ Shape = tuple[int, ...]
 
 MARK = b"Quantkit"
 """In a plan that needs our plugins: every name of one begins so."""
+THEIRS = b"PluginDynamic"
+"""In a plan that needs TensorRT's plugins for BERT: every name of one ends so."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class LoadedPlan:
             with owner.current():
                 library.register()
         with owner.current():
+            if THEIRS in data:
+                self.trt.init_libnvinfer_plugins(runtime.logger(), "")
             self._runtime = self.trt.Runtime(runtime.logger())
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:

@@ -174,8 +174,8 @@ def check_linear(gpu: Gpu, m: int, n: int, k: int, kind: int, out_kind: int, act
     for tile in range(-1, len(gpu.kernels.tiles)):
         out, room = gpu.poisoned((m, n), KINDS[out_kind])
         gpu.run("linear", Linear(*inputs, out, kind, out_kind, m, n, k, activated, rescale, 9.0, tile))
-        # float32 sums of half products, and GELU by a polynomial, are this far from exact ones.
-        slack = (1e-4 if activated else 0.0) * (rescale if out_kind == INT8 else 1) + 2e-3
+        # float32 sums of half products, and GELU by a polynomial or an instruction, are this far from exact ones.
+        slack = (1.5e-3 * rescale if out_kind == INT8 else 1e-4) * activated + 2e-3
         check(gpu.get(out, room), exact, slack=slack)
 
 

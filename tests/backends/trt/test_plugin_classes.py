@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantkit.backends.trt.options import BuildOptions, ShapeRange, Source
+from quantkit.backends.trt.options import BuildOptions, Mix, ShapeRange, Source
 from quantkit.backends.trt.plugins.packing import pack
 
 TYPES = {np.float32: 0, np.float16: 1, np.int8: 2, np.int32: 3}
@@ -77,11 +77,11 @@ def through_classes(fake_trt: None, host: Host, monkeypatch: pytest.MonkeyPatch)
     """The stand-in of TensorRT, with its plugins computed by the C++ classes."""
     from tensorrt import _plugins
 
-    for kind in list(_plugins.PLUGINS):
+    for kind in [kind for kind in _plugins.PLUGINS if kind.startswith("Quantkit")]:
 
         def run(given, extra, kind=kind):
-            values = {name: value for name, value in extra.items() if name != "plugin"}
-            return host.run(kind, values, [np.asarray(x) for x in given])
+            values = {name: value for name, value in extra.items() if name not in ("plugin", "ranges", "int8")}
+            return host.run(kind, values, _plugins.converted([np.asarray(x) for x in given], extra))
 
         monkeypatch.setitem(_plugins.PLUGINS, kind, run)
 
@@ -203,3 +203,54 @@ def test_plain_norm_and_bias_gelu_and_classifier(host: Host) -> None:
     weight = draw.standard_normal((3, 40)).astype(np.float32)
     found = host.run("QuantkitClassifier", {"weight": weight, "bias": bias[:3].copy()}, [x[:, 0]])[0]
     np.testing.assert_allclose(found, np.tanh(wide[:, 0]) @ weight.T + bias[:3], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        Mix(attention="own", linear="convolution", gelu="own"),
+        Mix(attention="own", linear="convolution", sums="int8"),
+        Mix(attention="tensorrt", linear="own"),
+    ],
+    ids=lambda mix: f"{mix.linear}-{mix.attention}-{mix.sums}",
+)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_mixed_network_s_logits(through_classes, wide_bert_dir, make_feed, cpu, mix: Mix, int8: bool) -> None:
+    """Tensors of four dimensions: (tokens, width, 1, 1), INT8 in vectors of 32 channels."""
+    import tensorrt
+    from tensorrt._compute import compute, freeze
+
+    from quantkit.backends.trt.capabilities import Gpu, capabilities
+    from quantkit.backends.trt.network import define_plugins
+    from quantkit.backends.trt.versions import Version
+
+    feed = make_feed(3, 21)
+    exact, table = cpu(feed), cpu.table(feed) if int8 else None
+    tensorrt.init_libnvinfer_plugins(None, "")
+    network = tensorrt.Builder(tensorrt.ILogger()).create_network(1)
+    precision, ranges = ("int8", "dynamic_range") if int8 else ("fp16", "")
+    options = BuildOptions(precision, "plugins", ranges, (PROFILE,), packed=True, mix=mix)
+    able = capabilities(Version(8, 6), Gpu("H100", (9, 0)))
+    kept = define_plugins(tensorrt, network, Source("", str(wide_bert_dir)), options, table, lambda p: [], able)
+    with np.errstate(invalid="ignore"):
+        found = compute(freeze(network), {n: a.astype(np.int32) for n, a in pack(feed).items()})["logits"]
+    assert kept.kept and found.shape == exact.shape
+    assert np.abs(found - exact).max() < (0.15 if int8 else 0.01) * np.abs(exact).max()
+
+
+def test_formats_of_four_dimensions(host: Host) -> None:
+    """INT8 in vectors of 32 channels alone; the product that LayerNorm reads in either way, the rest row by row."""
+    linear, vectors = 0, 5
+    for width, either in ((64, 1), (40, 0)):
+        ones = np.ones(width, np.float32)
+        numbers = {"type": 1, "residual_type": 1, "out_type": 1, "quantize": 1}
+        values = {"gamma": ones, "beta": ones, "epsilon": np.full(1, 1e-5, np.float32), "out_scale": ones[:1].copy()}
+        values |= {name: np.array([number], np.int32) for name, number in numbers.items()}
+        plugin = ctypes.c_void_p(host.make("QuantkitNorm", values))
+        dims = np.zeros((4, 8), np.int32)
+        dims[:, :4] = (5, width, 1, 1)
+        ranks, types = (ctypes.c_int * 4)(4, 4, 4, 4), (ctypes.c_int * 4)(1, 1, 1, 2)
+        given = (plugin, 2, 2, ctypes.c_void_p(dims.ctypes.data), ranks, types)
+        found = [[host.raw.host_takes(*given, i, form) for form in (linear, vectors)] for i in range(4)]
+        assert found == [[1, either], [1, 0], [1, 0], [0, 1]]
+        host.raw.host_destroy(plugin)

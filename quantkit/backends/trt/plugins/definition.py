@@ -71,6 +71,11 @@ def refusal(config: BertConfig, head: str) -> str | None:
         return f"the plugins have GELU with the error function, not {config.hidden_act}"
     if config.hidden_size % 32 or config.intermediate_size % 32 or config.hidden_size > 2048:
         return "the plugins take widths that are multiples of 32, the hidden one up to 2048"
+    return head_refusal(head)
+
+
+def head_refusal(head: str) -> str | None:
+    """Why the plugins cannot make a network with this head; None when they can."""
     return None if head == "classifier" else "the plugins have the classifier's head only"
 
 
@@ -87,6 +92,7 @@ class PluginNetwork:
 
     Attributes:
         used: entries of the table that the network was made with.
+        says: why it is made of these parts.
 
     Raises:
         BackendError: the plugins cannot make this network, or TensorRT refuses one.
@@ -105,6 +111,7 @@ class PluginNetwork:
             raise BackendError(f"This model cannot be built from plugins: {reason}.", "Use --network api.")
         self.used: list[str] = []
         self.kept: list[Any] = []
+        self.says: tuple[str, ...] = ()
 
     @property
     def int8(self) -> bool:
@@ -138,11 +145,15 @@ class PluginNetwork:
         values = {
             **tables,
             **self.norm_values(f"{prefix}.LayerNorm"),
-            "packed": int(starts is not None),
+            **self.embedding_values(starts),
             "quantize": int(self.int8),
             **self.code_values(name),
         }
         return self.two_outputs("QuantkitEmbedding", name, [ids, types, *([] if starts is None else [starts])], values)
+
+    def embedding_values(self, starts: Any) -> dict[str, Any]:
+        """Fields on the form of the embeddings' output."""
+        return {"packed": int(starts is not None)}
 
     def attention(self, x: Any, quantized: Any, lengths: Any, form: Form, i: int) -> tuple[Any, Any]:
         """Self-attention, its output product, residual and norm."""
@@ -221,6 +232,7 @@ class PluginNetwork:
         *,
         out_scales: Any = None,
         out_range: str = "",
+        in_code: tuple[float, int] | None = None,
         gelu: bool = False,
         half: bool = False,
     ) -> Any:
@@ -234,6 +246,7 @@ class PluginNetwork:
             range_name: the table's name of the input.
             out_scales: scales of an INT8 result that is coded around zero, one for every output.
             out_range: the table's name of the tensor that gives an INT8 result its range; empty for an FP16 one.
+            in_code: scale of an INT8 input and its code of zero; the table's when None.
             gelu: whether GELU follows.
             half: compute in FP16 whatever the network is of.
         """
@@ -243,7 +256,7 @@ class PluginNetwork:
         alpha, beta = np.ones(outputs, np.float32), bias.astype(np.float32)
         stored: npt.NDArray[Any] = weight.astype(np.float16).view(np.int16)
         if int8:
-            scale, shift = self.code(range_name)
+            scale, shift = in_code or self.code(range_name)
             own = weight_scales(weight, 0)
             stored = quantize(weight, own[:, None])
             alpha = (np.float32(scale) * own).astype(np.float32)

@@ -12,7 +12,15 @@ from quantkit.errors import BackendError
 
 
 def add_plugin(
-    trt: Any, network: Any, kind: str, name: str, inputs: Sequence[Any], values: Mapping[str, Any]
+    trt: Any,
+    network: Any,
+    kind: str,
+    name: str,
+    inputs: Sequence[Any],
+    values: Mapping[str, Any],
+    *,
+    version: str = VERSION,
+    namespace: str = NAMESPACE,
 ) -> tuple[list[Any], list[Any]]:
     """Adds a plugin's layer.
 
@@ -23,6 +31,8 @@ def add_plugin(
         name: of the layer and of its first output.
         inputs: ITensors.
         values: its fields, numbers and arrays.
+        version: of the plugin.
+        namespace: of the plugin; ours if left out, TensorRT's own have "".
 
     Returns:
         The output tensors, and what must live until the engine is built.
@@ -30,9 +40,10 @@ def add_plugin(
     Raises:
         BackendError: the plugins are not registered, or refuse their values.
     """
-    creator = trt.get_plugin_registry().get_plugin_creator(kind, VERSION, NAMESPACE)
+    creator = trt.get_plugin_registry().get_plugin_creator(kind, version, namespace)
     if creator is None:
-        raise BackendError(f"TensorRT does not know the plugin {kind}.", "Run quantkit plugins build.")
+        hint = "Run quantkit plugins build." if namespace == NAMESPACE else "Use --network api."
+        raise BackendError(f"TensorRT does not know the plugin {kind}.", hint)
     arrays = {key: array_of(value) for key, value in values.items()}
     fields = [trt.PluginField(key, array, field_type(trt, array)) for key, array in arrays.items()]
     made = creator.create_plugin(name, trt.PluginFieldCollection(fields))

@@ -135,6 +135,18 @@ def kernels() -> Kernels:
     return Kernels(compiler.find_library(device().gpu.compute_capability, runtime.library_version()))
 
 
+def is_built() -> bool:
+    """Whether there is a library for this GPU and TensorRT."""
+    from quantkit.backends.trt import runtime
+    from quantkit.backends.trt.cuda import device
+
+    try:
+        compiler.find_library(device().gpu.compute_capability, runtime.library_version())
+    except BackendError:
+        return False
+    return True
+
+
 @lru_cache(maxsize=1)
 def register() -> None:
     """Makes the plugins known to TensorRT in this process; a second call does nothing.

@@ -46,7 +46,8 @@ PluginTensorDesc described(const int32_t* dims, int rank, int type) {
     desc.dims.nbDims = rank;
     std::memcpy(desc.dims.d, dims, rank * sizeof(int32_t));
     desc.type = DataType(type);
-    desc.format = TensorFormat::kLINEAR;
+    // INT8 of four dimensions comes in vectors of 32 channels, which here are the same memory.
+    desc.format = rank == 4 && desc.type == DataType::kINT8 ? TensorFormat::kCHW32 : TensorFormat::kLINEAR;
     return desc;
 }
 
@@ -103,6 +104,15 @@ EXPORTED int host_shape(void* plugin, int output, int inputs, const int32_t* dim
     return found.nbDims;
 }
 
+// Whether a tensor may have a format, the others being as they are to be.
+EXPORTED int host_takes(void* plugin, int inputs, int outputs, const int32_t* dims, const int* ranks, const int* types,
+                        int position, int format) {
+    std::vector<PluginTensorDesc> tensors;
+    for (int i = 0; i < inputs + outputs; ++i) tensors.push_back(described(dims + 8 * i, ranks[i], types[i]));
+    tensors[position].format = TensorFormat(format);
+    return static_cast<IPluginV2DynamicExt*>(plugin)->supportsFormatCombination(position, tensors.data(), inputs, outputs);
+}
+
 // 0 when it ran, 1 when it refuses the types, 2 when it takes others than these, 3 when it failed.
 EXPORTED int host_run(void* plugin, int inputs, int outputs, const int32_t* dims, const int* ranks, const int* types,
                       const void** in, void** out) {
@@ -112,7 +122,10 @@ EXPORTED int host_run(void* plugin, int inputs, int outputs, const int32_t* dims
     for (int i = 0; i < inputs + outputs; ++i) {
         if (!own->supportsFormatCombination(i, tensors.data(), inputs, outputs)) return 1;
         const PluginTensorDesc right = tensors[i];
-        tensors[i].format = TensorFormat::kCHW32;
+        // Of four dimensions, INT8 comes in vectors alone; what products give may come so in other types too.
+        const bool linear = right.format == TensorFormat::kLINEAR;
+        const TensorFormat other = right.dims.nbDims == 4 ? TensorFormat::kCHW4 : TensorFormat::kCHW32;
+        tensors[i].format = linear ? other : TensorFormat::kLINEAR;
         if (own->supportsFormatCombination(i, tensors.data(), inputs, outputs)) return 2;
         tensors[i] = right;
         tensors[i].type = right.type == DataType::kINT32 ? DataType::kFLOAT : DataType::kINT32;

@@ -1,6 +1,8 @@
 // What both forms of the linear layers' kernel share: types of sums, and the epilogue of a warpgroup's rows.
 #pragma once
 
+#include <type_traits>
+
 #include "common.cuh"
 #include "wgmma.cuh"
 
@@ -50,7 +52,7 @@ __device__ __forceinline__ void finish(const Sum (&sums)[kSums], int part, const
         for (int i = 0; i < 8; ++i) {
             const Sum sum = sums[part * 16 + i / 2 * 4 + half * 2 + i % 2];
             y[i] = fmaf(static_cast<float>(sum), alpha[i], beta[i]);
-            if constexpr (kGelu) y[i] = gelu_by_polynomial(y[i]);
+            if constexpr (kGelu) y[i] = std::is_same_v<Out, int8_t> ? gelu_by_tanh(y[i]) : gelu_by_polynomial(y[i]);
         }
         store8(static_cast<Out*>(args.out), size_t(row + 8 * half) * args.n + column, args.code, y);
     }

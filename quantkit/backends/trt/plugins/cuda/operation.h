@@ -31,9 +31,19 @@ inline int count_of(const Dims& dims, int leading) {
     return int(count);
 }
 
-// Product of all extents but the last.
-inline int rows_of(const Dims& dims) { return count_of(dims, dims.nbDims - 1); }
-inline int last_of(const Dims& dims) { return dims.d[dims.nbDims - 1]; }
+// Matrices have their width last; in four dimensions they are (rows, width, 1, 1), which TensorRT's own convolutions and
+// attention take. INT8 is then in the format CHW32, which for widths that are multiples of 32 is the same memory.
+inline int width_axis(int rank) { return rank == 4 ? 1 : rank - 1; }
+inline int width_of(const Dims& dims) { return dims.d[width_axis(dims.nbDims)]; }
+inline int rows_of(const Dims& dims) { return count_of(dims, width_axis(dims.nbDims)); }
+
+// Whether a tensor has the format it is to have; `either`: vectors of 32 channels will do for other types too.
+inline bool has_format(const PluginTensorDesc& tensor, bool either) {
+    const bool vectors = tensor.format == nvinfer1::TensorFormat::kCHW32;
+    if (!vectors && tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
+    if (tensor.dims.nbDims != 4) return !vectors;
+    return tensor.type == DataType::kINT8 ? vectors : !vectors || (either && tensor.dims.d[1] % 32 == 0);
+}
 
 inline Type type_of(DataType type) {
     if (type == DataType::kHALF) return Type::kHalf;
@@ -51,6 +61,8 @@ class Operation {
     virtual int inputs() const = 0;
     virtual int outputs() const { return 1; }
     virtual DataType type(int position) const = 0;
+    // Whether an input of four dimensions may come in vectors of channels whatever its type, as products give it.
+    virtual bool either(int) const { return false; }
     virtual DimsExprs shape(int output, const DimsExprs* in, nvinfer1::IExprBuilder&) const = 0;
     // Throws when the shapes do not fit; extents that are not known yet are -1.
     virtual void check(const Dims* in) const = 0;
@@ -98,5 +110,10 @@ const T* device(const Buffers& weights, const char* name) {
 }
 
 inline bool fits(int extent, int wanted) { return extent == -1 || extent == wanted; }
+
+inline bool has_width(const Dims& dims, int width) {
+    if (dims.nbDims == 4 && !(fits(dims.d[2], 1) && fits(dims.d[3], 1) && width % 32 == 0)) return false;
+    return fits(width_of(dims), width);
+}
 
 }  // namespace quantkit

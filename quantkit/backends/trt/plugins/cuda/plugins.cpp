@@ -1,8 +1,8 @@
 // The kernels as TensorRT plugins (IPluginV2DynamicExt: TensorRT 8.6 to 10.x).
 //
 // A plugin is a kind of operation with named values (numbers and arrays), which are its fields, its serialization and
-// its device memory alike. Every kind takes exactly one combination of types, all row-major: what the network was
-// defined with. So TensorRT has nothing to choose and puts no conversion between two of them.
+// its device memory alike. Every kind takes exactly one combination of types, all row-major in memory: what the network
+// was defined with. So TensorRT has nothing to choose and puts no conversion between two of them.
 #include "products.h"
 #include "rows.h"
 
@@ -59,8 +59,8 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
                                    int32_t outputs) noexcept override {
         return guarded(Kind::kName, false, [&] {
             require(inputs == operation_.inputs() && outputs == operation_.outputs(), "the number of tensors is another");
-            return tensors[position].format == nvinfer1::TensorFormat::kLINEAR &&
-                   tensors[position].type == operation_.type(position);
+            return tensors[position].type == operation_.type(position) &&
+                   has_format(tensors[position], operation_.either(position));
         });
     }
 

@@ -32,10 +32,10 @@ class LinearOperation : public Operation {
     DataType type(int position) const override { return data_type(position == 0 ? "type" : "out_type"); }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder& make) const override {
         DimsExprs out = in[0];
-        out.d[out.nbDims - 1] = make.constant(n_);
+        out.d[width_axis(out.nbDims)] = make.constant(n_);
         return out;
     }
-    void check(const Dims* in) const override { require(fits(last_of(in[0]), k_), "the input has another width"); }
+    void check(const Dims* in) const override { require(has_width(in[0], k_), "the input has another width"); }
     std::map<std::string, std::vector<char>> arrays() const override {
         auto found = named({"weight", "alpha", "beta"});
         const std::vector<char>& plain = values().array("weight");
@@ -101,13 +101,14 @@ class AttentionOperation : public Operation {
     }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder& make) const override {
         DimsExprs out = in[0];
-        out.d[out.nbDims - 1] = make.constant(heads_ * head_);
+        out.d[width_axis(out.nbDims)] = make.constant(heads_ * head_);
         return out;
     }
     void check(const Dims* in) const override {
-        require(in[0].nbDims == (packed_ ? 2 : 3) && in[1].nbDims == (packed_ ? 1 : 2),
+        require(packed_ ? (in[0].nbDims == 2 || in[0].nbDims == 4) && in[1].nbDims == 1
+                        : in[0].nbDims == 3 && in[1].nbDims == 2,
                 "attention takes (batch, sequence, width) with a mask, or packed (tokens, width) with starts");
-        require(fits(last_of(in[0]), 3 * heads_ * head_), "query, key and value have another width");
+        require(has_width(in[0], 3 * heads_ * head_), "query, key and value have another width");
     }
     cudaError_t run(const Call& call, const Buffers&) const override {
         const Dims &qkv = call.in[0].dims, &second = call.in[1].dims;

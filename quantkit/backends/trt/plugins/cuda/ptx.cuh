@@ -81,6 +81,13 @@ __device__ __forceinline__ float power_of_two(float x) {
     return y;
 }
 
+// tanh x to a relative error of 2^-11.
+__device__ __forceinline__ float tanh_approximately(float x) {
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ __forceinline__ void let_next_begin() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");

@@ -34,10 +34,11 @@ class NormOperation : public Operation {
         if (position < inputs()) return data_type("residual_type");
         return whole_ && position == inputs() ? data_type("out_type") : DataType::kINT8;
     }
+    bool either(int position) const override { return position == 0; }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder&) const override { return in[0]; }
     void check(const Dims* in) const override {
         for (int i = 0; i < inputs(); ++i) {
-            require(in[i].nbDims == in[0].nbDims && fits(last_of(in[i]), width_), "an input has another width");
+            require(in[i].nbDims == in[0].nbDims && has_width(in[i], width_), "an input has another width");
         }
     }
     std::map<std::string, std::vector<char>> arrays() const override { return named({"gamma", "beta", "bias"}); }
@@ -65,12 +66,13 @@ class NormOperation : public Operation {
 };
 
 // (tokens, segments [, starts]) -> FP16, or (FP16, INT8). Fields: word, position, segment (FP16 bits), gamma, beta,
-// epsilon, packed, quantize, out_scale.
+// epsilon, packed, quantize, out_scale, and channels where packed outputs are to be (tokens, width, 1, 1).
 class EmbeddingOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitEmbedding";
     static std::vector<const char*> fields() {
-        return {"word", "position", "segment", "gamma", "beta", "epsilon", "packed", "quantize", "out_scale", "out_shift"};
+        return {"word", "position", "segment", "gamma", "beta", "epsilon",
+                "packed", "quantize", "out_scale", "out_shift", "channels"};
     }
 
     explicit EmbeddingOperation(std::shared_ptr<const Values> values) : Operation(std::move(values)) {
@@ -82,6 +84,8 @@ class EmbeddingOperation : public Operation {
             require(bytes > 0 && bytes % (size_t(width_) * 2) == 0, "a table has another width");
         }
         packed_ = this->values().integer("packed") != 0, quantize_ = this->values().integer("quantize") != 0;
+        channels_ = this->values().has("channels") && this->values().integer("channels") != 0;
+        require(!channels_ || packed_, "only packed tokens come as (tokens, width, 1, 1)");
         if (quantize_) rescale_ = inverse(this->values().real("out_scale"));
     }
 
@@ -94,6 +98,7 @@ class EmbeddingOperation : public Operation {
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder& make) const override {
         DimsExprs out = in[0];
         out.d[out.nbDims++] = make.constant(width_);
+        for (int i = 0; channels_ && i < 2; ++i) out.d[out.nbDims++] = make.constant(1);
         return out;
     }
     void check(const Dims* in) const override {
@@ -128,7 +133,7 @@ class EmbeddingOperation : public Operation {
     int rows(const char* table) const { return int(values().array(table).size() / (size_t(width_) * 2)); }
 
     int width_;
-    bool packed_, quantize_;
+    bool packed_, quantize_, channels_;
     float rescale_ = 1.f;
 };
 
@@ -147,8 +152,9 @@ class BiasGeluOperation : public Operation {
 
     int inputs() const override { return 1; }
     DataType type(int position) const override { return data_type(position == 0 ? "type" : "out_type"); }
+    bool either(int position) const override { return position == 0; }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder&) const override { return in[0]; }
-    void check(const Dims* in) const override { require(fits(last_of(in[0]), width_), "the input has another width"); }
+    void check(const Dims* in) const override { require(has_width(in[0], width_), "the input has another width"); }
     std::map<std::string, std::vector<char>> arrays() const override { return named({"bias"}); }
     cudaError_t run(const Call& call, const Buffers& weights) const override {
         BiasGelu args{};
@@ -165,7 +171,8 @@ class BiasGeluOperation : public Operation {
     float rescale_ = 1.f;
 };
 
-// (x [batch, sequence, width]) or packed (x [tokens, width], starts [batch + 1]) -> [batch, width], FP16. Fields: packed.
+// (x [batch, sequence, width]) or packed (x [tokens, width], starts [batch + 1]) -> [batch, width], FP16; of four
+// dimensions, four. Fields: packed.
 class FirstOperation : public Operation {
    public:
     static constexpr char kName[] = "QuantkitFirst";
@@ -180,21 +187,21 @@ class FirstOperation : public Operation {
         return packed_ && position == 1 ? DataType::kINT32 : DataType::kHALF;
     }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder& make) const override {
-        DimsExprs out{};
-        out.nbDims = 2;
-        out.d[0] = in[0].d[0], out.d[1] = in[0].d[in[0].nbDims - 1];
+        DimsExprs out = in[0];  // packed: as many dimensions, without: one less
+        if (!packed_) out.nbDims = 2, out.d[1] = in[0].d[2];
         if (packed_) out.d[0] = make.operation(nvinfer1::DimensionOperation::kSUB, *in[1].d[0], *make.constant(1));
         return out;
     }
     void check(const Dims* in) const override {
-        require(in[0].nbDims == (packed_ ? 2 : 3), "x is (batch, sequence, width), or (tokens, width) when packed");
+        require(packed_ ? in[0].nbDims == 2 || in[0].nbDims == 4 : in[0].nbDims == 3, "x is (batch, sequence, width), or (tokens, width) when packed");
         require(!packed_ || in[1].nbDims == 1, "starts have one dimension");
     }
     cudaError_t run(const Call& call, const Buffers&) const override {
         const Dims& x = call.in[0].dims;
         const int32_t* starts = packed_ ? static_cast<const int32_t*>(call.inputs[1]) : nullptr;
         const int batch = packed_ ? call.in[1].dims.d[0] - 1 : x.d[0];
-        return first_tokens(call.inputs[0], starts, call.outputs[0], batch, packed_ ? 0 : x.d[1], last_of(x), call.stream);
+        return first_tokens(call.inputs[0], starts, call.outputs[0], batch, packed_ ? 0 : x.d[1], width_of(x),
+                            call.stream);
     }
 
    private:
@@ -219,11 +226,11 @@ class ClassifierOperation : public Operation {
     DataType type(int position) const override { return position == 0 ? DataType::kHALF : DataType::kFLOAT; }
     DimsExprs shape(int, const DimsExprs* in, nvinfer1::IExprBuilder& make) const override {
         DimsExprs out = in[0];
-        out.d[1] = make.constant(labels_);
+        out.nbDims = 2, out.d[1] = make.constant(labels_);
         return out;
     }
     void check(const Dims* in) const override {
-        require(in[0].nbDims == 2 && fits(in[0].d[1], width_), "x is (batch, width)");
+        require((in[0].nbDims == 2 || in[0].nbDims == 4) && fits(in[0].d[1], width_), "x is (batch, width)");
     }
     std::map<std::string, std::vector<char>> arrays() const override { return named({"weight", "bias"}); }
     cudaError_t run(const Call& call, const Buffers& weights) const override {

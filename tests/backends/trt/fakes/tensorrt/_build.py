@@ -90,6 +90,10 @@ class Builder(Strict):
         self._logger.log(Severity.INFO, "building")
         if os.environ.get("FAKE_BUILD_CRASH"):
             os.kill(os.getpid(), signal.SIGSEGV)
+        called = [layer.name for layer in network._layers if not layer.name.startswith("(Unnamed")]
+        if network._onnx is None and (repeated := [n for i, n in enumerate(called) if n in called[:i]]):
+            self._logger.log(Severity.ERROR, f"Repeated layer name: {repeated[0]} (layers must have distinct names)")
+            return None
         frozen = freeze(network)
         frozen["precision"] = sorted(flag.name for flag in config._flags)
         frozen["profiles"] = [profile._shapes for profile in config._profiles]

@@ -21,13 +21,33 @@ def freeze(network):
         key = f"#{number}"
         for i in range(layer.num_outputs):
             order[id(layer.get_output(i))] = f"{key}.{i}" if i else key
-        extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in layer._extra.items()}
-        kinds = {k: str(v.dtype) for k, v in layer._extra.items() if isinstance(v, np.ndarray)}
+        known = extras(layer)
+        extra = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in known.items()}
+        kinds = {k: str(v.dtype) for k, v in known.items() if isinstance(v, np.ndarray)}
         inputs = [None if t is None else order[id(t)] for t in layer._inputs]
         name = layer.get_output(0).name
         names = [layer.get_output(i).name for i in range(1, layer.num_outputs)]
         layers.append([layer._kind, key, name, inputs, list(layer.get_output(0).shape), extra, kinds, names])
     return {**io, "layers": layers}
+
+
+def extras(layer):
+    """What a layer is made with; products and plugins also with their tensors' ranges and whether they are INT8."""
+    extra = dict(layer._extra)
+    if layer._kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY", "PLUGIN_V2"):
+        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+        extra["ranges"] = [None if t is None or t._range is None else t._range[1] for t in (*layer._inputs, *outputs)]
+        extra["int8"] = layer._precision is not None and layer._precision.name == "INT8"
+    return extra
+
+
+def results_of(kind, given, shape, extra):
+    """Outputs of a layer."""
+    if kind == "PLUGIN_V2":
+        from tensorrt._plugins import PLUGINS
+
+        return PLUGINS[extra["plugin"]](given, extra)
+    return [_layer(kind, given, shape, extra)]
 
 
 def compute(frozen, feed, names=()):
@@ -38,14 +58,9 @@ def compute(frozen, feed, names=()):
     byname = dict(feed)
     for (kind, key, name, inputs, shape, _, _, more), extra in zip(frozen["layers"], _extras(frozen), strict=True):
         given = [None if i is None else found[i] for i in inputs]
-        if kind == "PLUGIN_V2":
-            from tensorrt._plugins import PLUGINS
-
-            results = PLUGINS[extra["plugin"]](given, extra)
-            for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
-                found[f"{key}.{i}" if i else key] = byname[called] = result
-            continue
-        found[key] = byname[name] = _layer(kind, given, shape, extra)
+        results = results_of(kind, given, shape, extra)
+        for i, (result, called) in enumerate(zip(results, (name, *more), strict=True)):
+            found[f"{key}.{i}" if i else key] = byname[called] = result
     wanted = [*(n for n, _, _ in frozen["outputs"]), *names]
     return {n: byname[n] for n in wanted}
 
@@ -107,8 +122,8 @@ def _layer(kind, given, shape, extra):
         sizes = [int(n) for n in given[2]] if len(given) > 2 else shape
         spans = zip(extra["start"], sizes, strict=True)
         return x[tuple(slice(s, s + n) for s, n in spans)]
-    if kind == "MATRIX_MULTIPLY":
-        return np.matmul(x, given[1])
+    if kind in ("CONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"):
+        return _product(kind, given, extra)
     if kind == "ELEMENTWISE":
         return _BINARY[extra["op"]](x, given[1])
     if kind == "UNARY":
@@ -121,11 +136,32 @@ def _layer(kind, given, shape, extra):
         return _along(kind, given, extra, tuple(i for i in range(x.ndim) if extra["axes"] >> i & 1))
     if kind == "SHUFFLE":
         return _shuffle(x, extra)
-    if kind == "FULLY_CONNECTED":
-        return (x.reshape(*x.shape[:-3], -1) @ extra["value"].T)[..., None, None]
-    if kind == "CONVOLUTION":
-        return np.einsum("bchw,oc->bohw", x, extra["value"])
     raise ValueError(kind)
+
+
+def _product(kind, given, extra):
+    """A product with a weight; in INT8 where the layer is told to be, with a scale for each output."""
+    x, amax = given[0], extra["ranges"][0]
+    weight = given[1].T if kind == "MATRIX_MULTIPLY" and extra["int8"] else extra.get("value")
+    if x.dtype == np.int8:
+        x = x * np.float32(amax / 127)
+    x = x.astype(np.float32)
+    if extra["int8"]:
+        x = faked(x, amax)
+        weight = np.stack([faked(row, np.abs(row).max() or 1.0) for row in weight])
+    if kind == "MATRIX_MULTIPLY":
+        return np.matmul(x, weight.T if weight is not None else given[1])
+    if kind == "FULLY_CONNECTED":
+        y = (x.reshape(*x.shape[:-3], -1) @ weight.T)[..., None, None]
+    else:
+        y = np.einsum("bchw,oc->bohw", x, weight)
+    return y + extra["bias"].reshape(-1, 1, 1) if "bias" in extra else y
+
+
+def faked(x, amax):
+    """Quantized to INT8 and back."""
+    scale = np.float32(amax / 127)
+    return np.clip(np.rint(x / scale), -127, 127) * scale
 
 
 def _along(kind, given, extra, axes):

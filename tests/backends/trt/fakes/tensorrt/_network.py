@@ -34,13 +34,15 @@ class ITensor(Strict):
 class ILayer(Strict):
     def __init__(self, kind, inputs, shape, dtype, **extra):
         self._kind, self._inputs, self._extra, self._name = kind, list(inputs), extra, f"(Unnamed Layer) [{kind}]"
-        self._dtype, self._built = dtype, shape
+        self._dtype, self._built, self._precision, self._types = dtype, shape, None, {}
         self._output = ITensor(f"{self._name}_output", shape(self) if callable(shape) else shape, dtype)
 
     name = property(lambda self: self._name, lambda self, value: setattr(self, "_name", value))
     type = property(lambda self: LayerType[self._kind])
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: 1)
+
+    precision = property(lambda self: self._precision, lambda self, value: setattr(self, "_precision", value))
 
     def get_input(self, index):
         return self._inputs[index]
@@ -49,6 +51,9 @@ class ILayer(Strict):
         if index:
             raise IndexError(index)
         return self._output
+
+    def set_output_type(self, index, dtype):
+        self._types[index] = dtype
 
     def set_input(self, index, tensor):
         while len(self._inputs) <= index:
@@ -204,12 +209,16 @@ class INetworkDefinition(Strict):
     def add_fully_connected(self, tensor, num_outputs, kernel, bias=None):
         shape = (*tensor.shape[:-3], num_outputs, 1, 1)
         weight = kernel.numpy().reshape(num_outputs, -1)
-        return self._add(ILayer("FULLY_CONNECTED", [tensor], shape, float32, value=weight))
+        return self._add(ILayer("FULLY_CONNECTED", [tensor], shape, float32, value=weight, **biased(bias)))
 
     def add_convolution_nd(self, tensor, num_output_maps, kernel_shape, kernel, bias=None):
         shape = (tensor.shape[0], num_output_maps, *tensor.shape[2:])
         weight = kernel.numpy().reshape(num_output_maps, -1)
-        return self._add(ILayer("CONVOLUTION", [tensor], shape, float32, value=weight))
+        return self._add(ILayer("CONVOLUTION", [tensor], shape, float32, value=weight, **biased(bias)))
+
+
+def biased(bias):
+    return {} if bias is None else {"bias": bias.numpy()}
 
 
 class ParserError(Strict):

@@ -42,6 +42,8 @@ class IPluginCreator(Strict):
         self._kind = kind
 
     def create_plugin(self, name, field_collection):
+        if not self._kind.startswith("Quantkit"):
+            return their_plugin(self._kind, {f._name: f._data.copy() for f in field_collection})
         values = {f._name: f._data.copy() for f in field_collection}
         if self._kind == "QuantkitLinear" and int(values["n"][0]) % 32:
             return None
@@ -50,8 +52,24 @@ class IPluginCreator(Strict):
 
 class IPluginRegistry(Strict):
     def get_plugin_creator(self, type, version, plugin_namespace=""):
+        if (type, version, plugin_namespace) in THEIRS and initialized:
+            return IPluginCreator(f"{type}.{version}")
         known = type in PLUGINS and (version, plugin_namespace) == ("1", "quantkit")
         return IPluginCreator(type) if known else None
+
+
+initialized = []
+
+
+def init_libnvinfer_plugins(logger, namespace):
+    initialized.append(namespace)
+    return True
+
+
+def their_plugin(kind, values):
+    if missing := [name for name in THEIRS[(*kind.rsplit(".", 1), "")] if name not in values]:
+        raise RuntimeError(f"required attribute {missing[0]} is missing")
+    return IPlugin(kind, values)
 
 
 def get_plugin_registry():
@@ -84,8 +102,20 @@ def number(values, name):
 
 def shapes_of(kind, inputs, values):
     x = inputs[0]
+    if kind == f"{EMBEDDING}.2":
+        return [(*x, len(values["bert_embeddings_layernorm_beta"]), 1, 1), ()]
+    if kind.startswith(SKIP):
+        return [x]
+    if kind.startswith(FUSED):
+        return [(x[0], x[1] // 3, *x[2:])]
     if kind == "QuantkitEmbedding":
-        return [(*x, len(values["gamma"]))] * (1 + int(number(values, "quantize")))
+        ones = (1, 1) if "channels" in values else ()
+        return [(*x, len(values["gamma"]), *ones)] * (1 + int(number(values, "quantize")))
+    if kind == "QuantkitBiasGelu":
+        return [x]
+    if len(x) == 4 and kind != "QuantkitClassifier":
+        flat = shapes_of(kind, [x[:2], *inputs[1:]], values)
+        return [(*shape, 1, 1) for shape in flat]
     if kind == "QuantkitLinear":
         return [(*x[:-1], int(number(values, "n")))]
     if kind == "QuantkitAttention":
@@ -98,9 +128,15 @@ def shapes_of(kind, inputs, values):
 
 
 def types_of(kind, values):
+    if kind == f"{EMBEDDING}.2":
+        return [DataType.HALF, DataType.INT32]
+    if kind in (f"{SKIP}.3", f"{FUSED}.3"):
+        return [DataType.INT8]
+    if not kind.startswith("Quantkit"):
+        return [DataType.FLOAT]  # at first what the input is, which is not settled yet
     if kind in ("QuantkitEmbedding", "QuantkitNorm"):
         return [DataType.HALF, DataType.INT8][: 1 + int(number(values, "quantize"))]
-    if kind in ("QuantkitLinear", "QuantkitAttention"):
+    if kind in ("QuantkitLinear", "QuantkitAttention", "QuantkitBiasGelu"):
         return [_TYPES[int(number(values, "out_type"))]]
     return [DataType.HALF if kind == "QuantkitFirst" else DataType.FLOAT]
 
@@ -169,7 +205,18 @@ def attended(qkv, mask, values):
 
 
 def norm(given, values):
-    return normalized(sum(x.astype(np.float32) for x in given), values)
+    x, residual = (array.astype(np.float32) for array in given)
+    if given[0].dtype == np.int8:
+        x = x * number(values, "x_scale")
+    return normalized(x + residual, values)
+
+
+def bias_gelu(given, values):
+    from scipy.special import erf
+
+    y = given[0].astype(np.float32)
+    y = np.float32(0.5) * y * (1 + erf(y / np.sqrt(np.float32(2))))
+    return [coded(y, values) if number(values, "out_type") == 2 else y.astype(np.float16)]
 
 
 def first(given, values):
@@ -177,18 +224,145 @@ def first(given, values):
 
 
 def classifier(given, values):
-    labels = len(values["bias"])
-    return [np.tanh(given[0].astype(np.float32)) @ values["weight"].reshape(labels, -1).T + values["bias"]]
+    labels, x = len(values["bias"]), given[0].reshape(len(given[0]), -1)
+    return [np.tanh(x.astype(np.float32)) @ values["weight"].reshape(labels, -1).T + values["bias"]]
 
 
+def embedded(given, values):
+    """TensorRT's embeddings: float weights, FP16 out; rows after the last sentence are not written."""
+    ids, kinds, starts, extent = given
+    if starts[-1] and max(np.diff(starts)) > min(len(extent), 384):
+        raise RuntimeError("a sentence is longer than the extent")
+    word, position, kind = (values[f"bert_embeddings_{n}_embeddings"] for n in ("word", "position", "token_type"))
+    gamma, beta = (values[f"bert_embeddings_layernorm_{n}"] for n in ("gamma", "beta"))
+    place = np.concatenate([np.arange(n) for n in np.diff(starts)])
+    used = starts[-1]
+    x = word.reshape(-1, len(beta))[ids[:used]] + position.reshape(-1, len(beta))[place]
+    y = unwritten((len(ids), len(beta)))
+    y[:used] = plainly_normalized(x + kind.reshape(-1, len(beta))[kinds[:used]], gamma, beta)
+    return [y.astype(np.float16)[..., None, None], np.zeros((), np.int32)]
+
+
+def unwritten(shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+def plainly_normalized(x, gamma, beta):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True)) * gamma + beta
+
+
+def numbers(x, amax):
+    """What an INT8 tensor stands for, or a tensor that TensorRT makes INT8 for a plugin."""
+    if x.dtype == np.int8:
+        return x * np.float32(amax / 127)
+    with np.errstate(invalid="ignore"):
+        return np.clip(np.rint(x / np.float32(amax / 127)), -127, 127) * np.float32(amax / 127)
+
+
+def codes(x, amax):
+    """INT8 codes; rows that nobody wrote become zeros."""
+    return np.nan_to_num(np.clip(np.rint(x / np.float32(amax / 127)), -127, 127)).astype(np.int8)
+
+
+def skipped(given, values):
+    """TensorRT's residual and LayerNorm: FP16, or INT8 with the tensors' ranges."""
+    interleaved = "type_id" not in values
+    ranges = values["ranges"]
+    if int8 := interleaved or number(values, "type_id") == 2:
+        given = [numbers(x, amax) for x, amax in zip(given, ranges, strict=False)]
+        if given[0].shape[1] not in (768, 1024):
+            raise RuntimeError("unsupported hidden layer size")
+    x = np.moveaxis(sum(x.astype(np.float32) for x in given), 1, -1)
+    y = np.moveaxis(plainly_normalized(x, values["gamma"], values["beta"]), -1, 1)
+    return [codes(y, ranges[-1]) if int8 else y.astype(np.float16)]
+
+
+def fused(given, values):
+    """TensorRT's attention: only the kernels that compute capability 9.0 has."""
+    interleaved = "type_id" not in values
+    qkv, starts, extent = (given[0], given[1], given[2]) if interleaved else (given[0], given[2], given[3])
+    ranges, int8 = values["ranges"], interleaved or number(values, "type_id") == 2
+    heads, width = int(number(values, "num_heads")), int(number(values, "hidden_size"))
+    lengths = (
+        (128, 192, 256, 384) if interleaved else (128, 192, 256, 384, 512) if int8 else (64, 96, 128, 256, 384, 512)
+    )
+    if width // heads != 64 or len(extent) not in lengths or max(np.diff(starts)) > len(extent):
+        raise RuntimeError("Could not find kernel")
+    x = numbers(qkv, ranges[0]) if int8 else qkv.astype(np.float32)
+    x = x[0, :, :, 0].T if interleaved else x[..., 0, 0]
+    parts = (
+        x.reshape(-1, 3, heads, 64).transpose(1, 2, 0, 3)
+        if interleaved
+        else x.reshape(-1, heads, 3, 64).transpose(2, 1, 0, 3)
+    )
+    y = unwritten((heads, len(x), 64))
+    for a, b in pairwise(starts):
+        query, key, value = parts[:, :, a:b]
+        scores = query @ key.swapaxes(-1, -2) / np.float32(8)
+        e = np.exp(scores - scores.max(-1, keepdims=True))
+        probs = e / e.sum(-1, keepdims=True)
+        if int8:
+            step = number(values, "dq_probs")
+            probs = np.clip(np.rint(probs / step), 0, 127) * step
+        y[:, a:b] = probs @ value
+    y = y.transpose(1, 0, 2).reshape(len(x), width)
+    y = codes(y, ranges[-1]) if int8 else y.astype(np.float16)
+    return [y.T[None, :, :, None] if interleaved else y[..., None, None]]
+
+
+FIELDS = ("type", "residual_type")
+
+
+def converted(given, values):
+    """What TensorRT does to float tensors before a plugin of ours that wants other types."""
+    made = []
+    for i, x in enumerate(given):
+        wanted = int(number(values, FIELDS[i])) if i < 2 and FIELDS[i] in values else 1
+        if x.dtype in (np.int32, np.int8):
+            made.append(x)
+        else:
+            made.append(codes(x, values["ranges"][i]) if wanted == 2 else x.astype(_NUMPY[wanted]))
+    return made
+
+
+def of_rows(work):
+    """A plugin of ours on tensors of four dimensions: computed as (rows, width)."""
+
+    def run(given, values):
+        four = given[0].ndim == 4
+        given = converted(given, values)
+        results = work([x[..., 0, 0] if x.ndim == 4 else x for x in given], values)
+        return [y[..., None, None] for y in results] if four or "channels" in values else results
+
+    return run
+
+
+EMBEDDING, SKIP, FUSED = (f"Custom{n}PluginDynamic" for n in ("EmbLayerNorm", "SkipLayerNorm", "QKVToContext"))
+_TABLES = [f"bert_embeddings_{n}" for n in ("layernorm_beta", "layernorm_gamma")]
+_TABLES += [f"bert_embeddings_{n}_embeddings" for n in ("word", "token_type", "position")]
+THEIRS = {
+    (EMBEDDING, "2", ""): _TABLES,
+    (SKIP, "2", ""): ["type_id", "beta", "gamma"],
+    (SKIP, "3", ""): ["beta", "gamma"],
+    (FUSED, "2", ""): ["type_id", "hidden_size", "num_heads", "has_mask"],
+    (FUSED, "3", ""): ["hidden_size", "num_heads"],
+}
+"""Kind, version and namespace -> fields that it must be given."""
 PLUGINS = {
-    "QuantkitEmbedding": embedding,
-    "QuantkitLinear": linear,
-    "QuantkitAttention": attention,
-    "QuantkitNorm": norm,
-    "QuantkitFirst": first,
+    f"{EMBEDDING}.2": embedded,
+    f"{SKIP}.2": skipped,
+    f"{SKIP}.3": skipped,
+    f"{FUSED}.2": fused,
+    f"{FUSED}.3": fused,
+    "QuantkitBiasGelu": of_rows(bias_gelu),
+    "QuantkitEmbedding": of_rows(embedding),
+    "QuantkitLinear": of_rows(linear),
+    "QuantkitAttention": of_rows(attention),
+    "QuantkitNorm": of_rows(norm),
+    "QuantkitFirst": of_rows(first),
     "QuantkitClassifier": classifier,
 }
 
 
-__all__ = ["PluginField", "PluginFieldCollection", "PluginFieldType", "get_plugin_registry"]
+__all__ = ["PluginField", "PluginFieldCollection", "PluginFieldType", "get_plugin_registry", "init_libnvinfer_plugins"]
