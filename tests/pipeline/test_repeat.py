@@ -160,7 +160,7 @@ def test_what_the_record_says_is_what_is_compared(recorded, cli, tmp_path):
     record["context"]["versions"]["numpy"] = "1.0"
     record["context"]["machine"]["cores"] = 999
     (folder / "record.json").write_text(json.dumps(record))
-    code, out, _ = cli("repeat", folder, "--out", tmp_path / "second", "--quiet")
+    code, out, _ = cli("repeat", folder, "--out", tmp_path / "second")
     assert code == 1
     lines = out.splitlines()
     assert lines[0].startswith("table: 000000000000 before, ")

@@ -173,7 +173,9 @@ def test_tables_are_used_both_ways_and_what_is_missing_is_data(backend, network,
             assert "Nothing in this engine is INT8" in engine.notes[0]
             engine.infer(feed)
     source = Source(model=str(tiny_bert_dir), batch=4, seq_len=16)
-    with backend.build(source, BuildOptions("int8", "api", "dynamic_range", dense="convolution"), table) as engine:
+    with backend.build(
+        source, BuildOptions("int8", "api", "dynamic_range", dense="convolution", fuse_qkv=True), table
+    ) as engine:
         assert engine.audit.scales_missing == ()
         assert set(names) <= set(engine.audit.scales_used)
         assert "layer0.attention.qkv.matmul@inner" in engine.audit.scales_used
