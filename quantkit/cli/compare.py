@@ -27,7 +27,8 @@ def compare(settings: Settings, output: Output) -> None:
     """Compare methods on tasks and backends: a matrix of what INT8 costs and wins, with record and report.
 
     "{task}" in MODEL, --adapter, --data and --calib-data becomes the task's name. Finished cells are kept in --out: the
-    same command goes on where it was interrupted.
+    same command goes on where it was interrupted. Ranges are the methods' own: nothing is refined, unless --refine is
+    given.
     """
     from quantkit.cli.show import end_if_all_failed, show_json, tell_report, watcher
     from quantkit.pipeline.compare import compare_all

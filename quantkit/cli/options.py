@@ -281,5 +281,5 @@ def split_names(text: str, what: str) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
-        raise InputError(f"--{what} is empty.", f"Name at least one {what}.")
+        raise InputError(f"--{what} is empty.", "Give it a name, or several with commas.")
     return names

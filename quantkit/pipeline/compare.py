@@ -75,7 +75,8 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
 
     Args:
         settings: of every cell; `methods` names the calibrators. "{task}" in model, adapter, data and calib_data
-            becomes the task's name.
+            becomes the task's name. `refine` is "none" where it is empty: the methods are compared, not what makes up
+            for them.
         tasks: names of tasks.
         backends: names of backends.
         watcher: who is told how it goes.
@@ -88,7 +89,15 @@ def compare_all(settings: Settings, tasks: Sequence[str], backends: Sequence[str
         get_task(task)
     for backend in backends:
         _ = BACKENDS[backend]
-    made = Job(settings, tuple(tasks), tuple(backends), calibrators_for(settings), watcher)
+    calibrators = calibrators_for(settings)
+    if not settings.refine:
+        # Refinement chooses ranges by itself, so every method would come out alike.
+        settings = replace(settings, refine="none")
+    elif len(calibrators) > 1 and settings.refine.strip() != "none":
+        watcher.say(
+            "With --refine ranges come from the refinement wherever it changes a tensor; methods differ elsewhere."
+        )
+    made = Job(settings, tuple(tasks), tuple(backends), calibrators, watcher)
     with alone_in(made.folder, watcher), cluster_for(settings, backends=backends) as made.cluster:
         return compare_here(made)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantkit.report.matrix import change_text
@@ -33,7 +33,7 @@ def page(record: Record) -> dict[str, Any]:
     machine = data["context"]["machine"]["cpu"]
     return {
         "title": f"{model}: quantkit comparison",
-        "heading": f"{model}: {len(methods)} methods, {len(tasks)} tasks, {len(backends)} backends",
+        "heading": f"{model}: {counted(methods, 'method')}, {counted(tasks, 'task')}, {counted(backends, 'backend')}",
         "subtitle": f"{machine}, {data['context']['time']}",
         "sections": SECTIONS,
         "verdict": list(data.get("verdict", ())),
@@ -118,3 +118,8 @@ def with_sources(data: Mapping[str, Any]) -> dict[str, Any]:
     sources = data["sources"]
     rows = {task: {name: value for name, value in one.items() if name != "model"} for task, one in sources.items()}
     return {**data, "model": {task: one.get("model") for task, one in sources.items()}, "task": rows}
+
+
+def counted(things: Sequence[Any], name: str) -> str:
+    """Their number with their name: "1 task", "2 tasks"."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"

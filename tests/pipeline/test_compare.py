@@ -215,3 +215,17 @@ def test_the_verdict_knows_whether_methods_can_be_told_apart(stderr, alike):
     assert lines[0].startswith("openvino: mse costs least, -0.10 ±"), "a method that lacks a task is no winner"
     assert ("cannot tell one method from another" in lines[0]) == alike
     assert lines[1] == "1 of 6 cells failed; each says why."
+
+
+def test_methods_make_other_engines_unless_refinement_decides(cli, arguments, tmp_path):
+    methods = ["--tasks", "sst2", "--methods", "minmax,percentile"]
+
+    def graphs(*more):
+        code, _, _ = cli("compare", *arguments, *methods, *more)
+        assert code == 0
+        return {cell["method"]: cell["hashes"]["graph_sha256"] for cell in read(tmp_path)["cells"] if cell["method"]}
+
+    plain = graphs()
+    assert plain["minmax"] != plain["percentile"]
+    refined = graphs("--refine", "all")
+    assert refined["minmax"] == refined["percentile"] not in plain.values()
