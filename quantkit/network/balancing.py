@@ -19,7 +19,7 @@ import numpy as np
 
 from quantkit.collect.moments import Moments
 from quantkit.network.edges import Vector
-from quantkit.network.folding import Floats, Folder, scaled, shifted, smoothing_factors
+from quantkit.network.folding import Floats, Folder, middle, reach, scaled, shifted, smoothing_factors
 from quantkit.network.heads import Attention
 from quantkit.network.ranges import OutputError, full_range
 from quantkit.network.rounding import round_nearest
@@ -71,9 +71,9 @@ def balance(
     )
     centre = np.zeros(len(context.mean))
     if "shift" in steps:
-        middle = (key.low.astype(np.float64) + key.high) / 2
-        folder.add(attention.key_dense.bias, -middle)
-        key = shifted(key, middle)
+        offset = middle(key)
+        folder.add(attention.key_dense.bias, -offset)
+        key = shifted(key, offset)
         centre = context.mean
         folder.add(attention.value_dense.bias, -centre)
         weight = folder.value(attention.output_dense.product.weight)
@@ -116,8 +116,8 @@ def _between(query: Moments, key: Moments, heads: int) -> tuple[float | None, Ve
         return of_query + of_key
 
     tiny = float(np.finfo(np.float32).tiny)
-    ratio = np.maximum(_reach(key), tiny) / np.maximum(_reach(query), tiny)
-    ratio[(_reach(key) <= tiny) | (_reach(query) <= tiny)] = 1.0
+    ratio = np.maximum(reach(key), tiny) / np.maximum(reach(query), tiny)
+    ratio[(reach(key) <= tiny) | (reach(query) <= tiny)] = 1.0
     return _cheapest({power: (ratio**power).astype(np.float32) for power in EXPONENTS}, cost)
 
 
@@ -138,7 +138,7 @@ def _behind(value: Moments, context: Moments, weight: Vector, symmetric: bool) -
         return averaged * of_value + of_context + float(np.sum((centred @ lost) ** 2)) / len(centred)
 
     weight_reach = np.abs(weight).max(axis=1).astype(np.float64)
-    return _cheapest({power: smoothing_factors(_reach(value), weight_reach, power) for power in STRENGTHS}, cost)
+    return _cheapest({power: smoothing_factors(reach(value), weight_reach, power) for power in STRENGTHS}, cost)
 
 
 def _cheapest(
@@ -150,11 +150,6 @@ def _cheapest(
         if (found := cost(factors)) < least:
             best, least = (power, factors), found
     return best
-
-
-def _reach(moments: Moments) -> Floats:
-    """Largest magnitude of each channel."""
-    return np.maximum(np.abs(moments.low), np.abs(moments.high)).astype(np.float64)
 
 
 def _seen_by_keys(key: Moments, heads: int) -> Vector:

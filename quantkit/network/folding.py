@@ -81,6 +81,16 @@ def smoothing_factors(reach: Floats, weight_reach: Floats, strength: float) -> V
     return np.exp(np.clip(logs, -WIDEST, WIDEST)).astype(np.float32)
 
 
+def middle(moments: Moments) -> Floats:
+    """The middle of each channel's range, float64 (C,)."""
+    return (moments.low.astype(np.float64) + moments.high) / 2
+
+
+def reach(moments: Moments) -> Floats:
+    """Largest magnitude of each channel, float64 (C,)."""
+    return np.maximum(np.abs(moments.low), np.abs(moments.high)).astype(np.float64)
+
+
 def shifted(moments: Moments, centre: Floats) -> Moments:
     """The moments of x - centre, from those of x."""
     return replace(

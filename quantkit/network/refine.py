@@ -26,7 +26,7 @@ from quantkit.collect.moments import Moments
 from quantkit.errors import InputError, UnknownNameError
 from quantkit.network.balancing import Balanced, balance
 from quantkit.network.edges import Edge, Vector, find_edges
-from quantkit.network.folding import Floats, Folder, scaled, shifted, smoothing_factors
+from quantkit.network.folding import Floats, Folder, middle, reach, scaled, shifted, smoothing_factors
 from quantkit.network.heads import find_attentions
 from quantkit.network.index import GraphIndex
 from quantkit.network.precision import PrecisionPlan, QuantizedWeight
@@ -84,7 +84,7 @@ def refine(
 
     Args:
         index: of the network with free shapes or fixed ones; names of constants are the same.
-        moments: activation -> moments, for all `observed_tensors`; asked for one after the other, twice.
+        moments: activation -> moments, for all `observed_tensors`; asked for an attention or an edge at a time.
         plan: decides the grid, and whether residual connections read the quantized tensors: those are not smoothed.
             What the plan leaves out is refined all the same, so that plans of one mode and grid share a refinement.
         steps: which of `STEPS` to make.
@@ -260,12 +260,11 @@ class _Work:
     def _smoothing(self, weights: Sequence[Vector]) -> tuple[float | None, Vector | None]:
         """The strength that costs least on the rows kept for it, with its factors; None where none gains anything."""
         moments = self.moments
-        reach = np.maximum(np.abs(moments.low), np.abs(moments.high)).astype(np.float64)
         weight_reach = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0).astype(np.float64)
         best: tuple[float | None, Vector | None] = (None, None)
         least = self._cost(moments, weights)
         for strength in STRENGTHS:
-            factors = smoothing_factors(reach, weight_reach, strength)
+            factors = smoothing_factors(reach(moments), weight_reach, strength)
             cost = self._cost(scaled(moments, factors), [weight * factors[:, None] for weight in weights])
             if cost < least:
                 best, least = (strength, factors), cost
@@ -297,11 +296,6 @@ class _Work:
         ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
         parts = zip(np.split(joined.codes, ends, axis=1), np.split(joined.scales, ends), strict=True)
         return [QuantizedWeight(np.ascontiguousarray(codes), scales) for codes, scales in parts]
-
-
-def middle(moments: Moments) -> Floats:
-    """The middle of each channel's range, float64 (C,)."""
-    return (moments.low.astype(np.float64) + moments.high) / 2
 
 
 def refined_entry(low: float, high: float) -> Entry:

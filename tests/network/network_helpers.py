@@ -11,7 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
+from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.network.config import BertConfig
+from quantkit.network.graph import Network
+from quantkit.network.refine import observed_tensors
 from quantkit.tables.table import CalibrationTable, Entry
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -228,3 +231,18 @@ class Foreign:
 
     def gemm(self, x: str, name: str) -> str:
         return self.op("Gemm", x, self.const(self.w[f"{name}.weight"]), self.const(self.w[f"{name}.bias"]), transB=1)
+
+
+TOKENS = [feed(100, 8, 20, seed=seed) for seed in range(8)]
+"""Batches that moments rest on."""
+
+
+def moments_of(network: Network) -> dict[str, Moments]:
+    """Moments over `TOKENS` of what refinement wants to know."""
+    names = observed_tensors(network.index)
+    accumulators = {name: MomentsAccumulator() for name in names}
+    for tokens in TOKENS:
+        values = run(network.proto, tokens, names)
+        for name in names:
+            accumulators[name].update(values[name], tokens["attention_mask"] != 0)
+    return {name: accumulator.moments() for name, accumulator in accumulators.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from network_helpers import Foreign, feed, run, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, feed, moments_of, run, table_of, tiny_model
 from onnx import helper, numpy_helper
 
 from quantkit.collect.moments import Moments, MomentsAccumulator
@@ -23,22 +23,11 @@ from quantkit.network.model import load_model
 from quantkit.network.onnx_import import load_onnx
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
-from quantkit.network.refine import STEPS, observed_tensors, refine
+from quantkit.network.refine import STEPS, refine
 from quantkit.network.refinement import Refinement
 from quantkit.tables.table import Entry
 
 OUTPUT = "layer0.attention.output"
-TOKENS = [feed(100, 8, 20, seed=seed) for seed in range(8)]
-
-
-def moments_of(network: Network) -> dict[str, Moments]:
-    names = observed_tensors(network.index)
-    accumulators = {name: MomentsAccumulator() for name in names}
-    for tokens in TOKENS:
-        values = run(network.proto, tokens, names)
-        for name in names:
-            accumulators[name].update(values[name], tokens["attention_mask"] != 0)
-    return {name: accumulator.moments() for name, accumulator in accumulators.items()}
 
 
 def edited(proto: onnx.ModelProto, **factors: float) -> onnx.ModelProto:

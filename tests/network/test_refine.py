@@ -9,26 +9,24 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from network_helpers import Foreign, feed, run, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, feed, moments_of, run, table_of, tiny_model
 
-from quantkit.collect.moments import Moments, MomentsAccumulator
+from quantkit.collect.moments import Moments
 from quantkit.errors import InputError, TableError, UnknownNameError
 from quantkit.network.config import BertConfig
 from quantkit.network.edges import find_edges
-from quantkit.network.folding import smoothing_factors
+from quantkit.network.folding import middle, smoothing_factors
 from quantkit.network.graph import Network
 from quantkit.network.model import load_model
 from quantkit.network.onnx_import import load_onnx
 from quantkit.network.precision import MODES, PrecisionPlan
 from quantkit.network.qdq import insert_qdq
 from quantkit.network.ranges import OutputError
-from quantkit.network.refine import STEPS, middle, observed_tensors, parse_steps, refine
+from quantkit.network.refine import STEPS, parse_steps, refine
 from quantkit.network.refinement import Refinement
 from quantkit.network.refinement_file import digest_of, load_refinement, save_refinement
 from quantkit.network.rounding import round_nearest, round_second_order
 from quantkit.tables.table import CalibrationTable, Entry
-
-TOKENS = [feed(100, 8, 20, seed=seed) for seed in range(8)]
 
 
 def with_outliers(model: onnx.ModelProto) -> None:
@@ -40,16 +38,6 @@ def with_outliers(model: onnx.ModelProto) -> None:
         if tensor.name.endswith("attention.norm.weight"):
             values[5] *= 12.0
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-
-
-def moments_of(network: Network) -> dict[str, Moments]:
-    names = observed_tensors(network.index)
-    accumulators = {name: MomentsAccumulator() for name in names}
-    for tokens in TOKENS:
-        values = run(network.proto, tokens, names)
-        for name in names:
-            accumulators[name].update(values[name], tokens["attention_mask"] != 0)
-    return {name: accumulator.moments() for name, accumulator in accumulators.items()}
 
 
 def span(name: str, moments: Moments) -> Entry:
