@@ -731,6 +731,7 @@ def refinement_seeds() -> list[bytes]:
         biases={"b": vector},
         factors={"x": vector},
         summands={"x": vector},
+        channels={"x": np.array([0, 1, 2, 1], np.int32)},
         entries={"x": Entry(np.float32(0.5), -1.0, 2.0, "refined", "least error")},
         steps=("shift", "smooth"),
         edges=({"tensor": "x", "shifted": True, "strength": 0.5, "low": -1.0, "high": 2.0},),

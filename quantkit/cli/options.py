@@ -102,7 +102,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...], str, str]] = {
         str,
         ("--refine",),
         "Refinement of ranges and weights: all (the default, but none with --table), none, or steps with commas: "
-        "shift, smooth, range, round, bias.",
+        "shift, split, smooth, range, round, bias.",
         ENGINES,
     ),
     "network": (str, ("--network",), "How the network is made: onnx (parser), api (network API) or plugins.", TENSORRT),

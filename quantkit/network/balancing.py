@@ -3,8 +3,8 @@
 Everything goes into the projections' constants, so neither the network's function nor its operations change, and a
 range that all heads share fits better:
 
-    shift   keys lose the middle of each channel's range. Values lose the mean of what the attention gives: the rounded
-            probabilities of long sentences add up to less than 1, and what is missing is then that much of nothing.
+    shift   keys lose the middle of each channel's range. Values lose their mean over the tokens: rounded
+            probabilities do not add up to 1, and what is missing or too much is then that much of an average token.
     smooth  query and key are evened out against each other, and the value's channels against the weights behind
     range   by what rounding costs in the scores (query and key) and behind the output projection (value)
 """
@@ -74,7 +74,7 @@ def balance(
         offset = middle(key)
         folder.add(attention.key_dense.bias, -offset)
         key = shifted(key, offset)
-        centre = context.mean
+        centre = value.mean
         folder.add(attention.value_dense.bias, -centre)
         weight = folder.value(attention.output_dense.product.weight)
         folder.add(attention.output_dense.bias, centre @ weight.astype(np.float64))

@@ -20,6 +20,22 @@ from quantkit.network.index import GraphIndex, WeightMatMul
 from quantkit.network.structure import find_encoder
 
 Vector = npt.NDArray[np.float32]
+ELEMENTWISE = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Erf",
+    "Tanh",
+    "Relu",
+    "Gelu",
+    "FastGelu",
+    "Sigmoid",
+    "Identity",
+    "Pow",
+    "Cast",
+)
+"""Operators that keep channels apart, as feed-forward pairs have them between their products."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,10 @@ class Edge:
         offset: initializer (C,) that is the activation's last summand; "" where it cannot be shifted.
         residuals: products to whose results the activation is added; their biases take a shift back.
         shared: whether something else than the readers reads the activation.
+        source: the product that the activation comes from through elementwise operations only, each channel from its
+            own, where nothing else reads what lies between; None where there is none.
+        between: tensors from the source's result to the activation, both included; empty without a source.
+        vectors: initializers that meet them channel by channel, the source's bias among them.
     """
 
     tensor: str
@@ -54,6 +74,9 @@ class Edge:
     offset: str = ""
     residuals: tuple[Dense, ...] = ()
     shared: bool = False
+    source: Dense | None = None
+    between: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
 
 
 def find_edges(index: GraphIndex) -> list[Edge]:
@@ -70,7 +93,8 @@ def find_edges(index: GraphIndex) -> list[Edge]:
             offset, residuals = _shift_of(index, tensor, readers, sums)
             reading = {dense.product.node for dense in readers}
             shared = any(node.name not in reading for node in index.consumers[tensor])
-            edges.append(Edge(tensor, readers, offset, residuals, shared))
+            source = None if shared else _source_of(index, tensor)
+            edges.append(Edge(tensor, readers, offset, residuals, shared, *(source or ())))
     return edges
 
 
@@ -123,6 +147,43 @@ def _shift_of(
             return "", ()
         residuals.append(sums[other])
     return (offset, tuple(residuals)) if offset else ("", ())
+
+
+def _source_of(index: GraphIndex, tensor: str) -> tuple[Dense, tuple[str, ...], tuple[str, ...]] | None:
+    """`Edge.source`, `between` and `vectors` of a tensor; None where channels cannot be copied."""
+    dense = {product.output: product for product in index.weight_matmuls}
+    sources, vectors, between, frontier = set[str](), list[str](), {tensor}, [tensor]
+    while frontier:
+        name = frontier.pop()
+        if name in dense:
+            sources.add(name)
+            continue
+        node = index.producer.get(name)
+        if node is None or node.op_type not in ELEMENTWISE or len(node.output) != 1:
+            return None
+        for read in node.input:
+            if read not in index.data:
+                extents = index.shape(read)
+                if extents is None or read not in index.initializers:
+                    return None
+                if any(extent != 1 for extent in extents):
+                    vectors.append(read)
+            elif read not in between:
+                between.add(read)
+                frontier.append(read)
+    if len(sources) != 1:
+        return None
+    source = dense_of(index, dense[sources.pop()])
+    if source is None:
+        return None
+    width = int(index.initializers[source.product.weight].dims[1])
+    readers = {node.name for name in between for node in index.consumers.get(name, ())}
+    inside = {index.producer[name].name for name in between} | {node.name for node in index.consumers[tensor]}
+    if readers - inside or any(_is_output(index, name) for name in between):
+        return None
+    if not all(_is_own_vector(index, name, width) for name in vectors):
+        return None
+    return source, tuple(name for name in index.activations if name in between), tuple(vectors)
 
 
 def _is_own_vector(index: GraphIndex, name: str, width: int) -> bool:

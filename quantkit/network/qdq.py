@@ -31,6 +31,7 @@ from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
 from quantkit.network.refinement import Refinement
 from quantkit.network.rewriting import drop_unread_constants, fresh_name, replace_nodes
+from quantkit.network.splitting import widen
 from quantkit.qparams import quantize, weight_scales
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def insert_qdq(
             placement.grids[late.query] = replace(grid, scale=np.float32(grid.scale * late.factor))
             multipliers[late.query] = ("scaled", np.array(late.factor, np.float32))
             drop_scaling(model, late)
+    refined = widen(model, refined, placement.grids)
     scales = _Rewriter(model, placement, refined, multipliers).run()
     return QdqResult(model, placement.quantized, placement.skipped, placement.grids, scales)
 

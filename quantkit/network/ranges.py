@@ -34,10 +34,13 @@ class OutputError:
         rows: float32 (n, C), rows of the input.
         weights: matrices (C, outputs) that read it.
         symmetric: the grid is int8 around zero, else uint8 with a zero point.
+        offsets: float32 (C,), by how many steps each channel is moved before it is rounded; what that adds, the
+            products' biases give back. None: by none.
     """
 
-    def __init__(self, rows: Vector, weights: Sequence[Vector], symmetric: bool) -> None:
+    def __init__(self, rows: Vector, weights: Sequence[Vector], symmetric: bool, offsets: Vector | None = None) -> None:
         self._rows, self._symmetric = rows, symmetric
+        self._offsets = np.float32(0) if offsets is None else offsets
         joined = np.concatenate(weights, axis=1)
         # |d W|^2 is d (W W^T) d^T; whichever product is smaller.
         self._squared = joined.shape[1] > joined.shape[0]
@@ -58,12 +61,13 @@ class OutputError:
             return -self._rows
         if self._symmetric:
             scale = np.float32(max(-low, high) / INT8_MAX)
-            codes, zero_point = np.clip(np.rint(self._rows / scale), -INT8_MAX, INT8_MAX), 0
+            codes, zero_point = np.clip(np.rint(self._rows / scale + self._offsets), -INT8_MAX, INT8_MAX), 0
         else:
             grid = Grid.between(low, high)
             scale, zero_point = grid.scale, grid.zero_point
-            codes = np.clip(np.rint(self._rows / scale) + np.float32(zero_point), 0, 2 * INT8_MAX + 1)
-        errors: Vector = (codes - np.float32(zero_point)) * scale - self._rows
+            moved = np.rint(self._rows / scale + self._offsets)
+            codes = np.clip(moved + np.float32(zero_point), 0, 2 * INT8_MAX + 1)
+        errors: Vector = (codes - np.float32(zero_point) - self._offsets) * scale - self._rows
         return errors
 
     def best_range(self, low: float, high: float) -> Range:

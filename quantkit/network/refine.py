@@ -5,6 +5,7 @@ Steps, each of which can be left out; those that are made come in this order:
     shift   subtracts the middle of each channel's range: folded into constants at the results of LayerNorms; behind
             a GELU in front of the quantizer, on symmetric grids, and given back in the biases; in attentions see
             `quantkit.network.balancing`
+    split   copies a hidden layer's widest channels (`quantkit.network.splitting`)
     smooth  evens out the channels in front of each quantizer, in attentions by constants alone; strength by the error
             measured on rows kept for it
     range   chooses each activation's range by that error, instead of by its histogram
@@ -29,17 +30,22 @@ from quantkit.network.edges import Edge, Vector, find_edges
 from quantkit.network.folding import Floats, Folder, middle, reach, scaled, shifted, smoothing_factors
 from quantkit.network.heads import find_attentions
 from quantkit.network.index import GraphIndex
-from quantkit.network.precision import PrecisionPlan, QuantizedWeight
+from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
 from quantkit.network.ranges import OutputError, full_range
 from quantkit.network.refinement import Refinement
 from quantkit.network.rounding import round_nearest, round_second_order
+from quantkit.network.splitting import Split, split
 from quantkit.qparams import scale_from_amax
 from quantkit.tables.table import Entry
 from quantkit.types import Progress
 
-SHIFT, SMOOTH, RANGE, ROUND, BIAS = STEPS = ("shift", "smooth", "range", "round", "bias")
+SHIFT, SPLIT, SMOOTH, RANGE, ROUND, BIAS = STEPS = ("shift", "split", "smooth", "range", "round", "bias")
+WORTH = 0.6
+"""Copies of channels take time: they have to lower an edge's error to this share of what it is without them."""
 STRENGTHS = (0.5, 0.65, 0.8)
 """What is tried. Beyond 0.8 the error of an edge may fall further, and the logits get worse (docs/accuracy.md)."""
+SPLIT_STRENGTHS = (*STRENGTHS, 0.9)
+"""What is tried with copies, which take the reason for it: the few channels far wider than all others."""
 
 RangeOf = Callable[[str, Moments], Entry]
 """The range of an activation by the calibration method: (name, moments) -> entry."""
@@ -128,6 +134,7 @@ def refine(
         biases={name: bias for result in results for name, bias in result.biases.items()},
         factors={result.tensor: result.factors for result in results if result.factors is not None},
         summands={result.tensor: result.summand for result in results if result.summand is not None},
+        channels={result.tensor: result.split.channels for result in results if result.split is not None},
         entries=entries | {result.tensor: result.entry for result in results if result.entry is not None},
         steps=tuple(step for step in STEPS if step in steps),
         edges=(*(result.summary for result in results), *summaries),
@@ -172,8 +179,32 @@ class _Result:
     biases: dict[str, Vector]
     factors: Vector | None
     summand: Vector | None
+    split: Split | None
     entry: Entry | None
     summary: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """What a quantizer meets: the moments of its input, the weights behind it, and how both came about."""
+
+    moments: Moments
+    weights: Sequence[Vector]
+    split: Split | None = None
+    strength: float | None = None
+    factors: Vector | None = None
+
+    def smoothed(self, strength: float) -> _Form:
+        """With its channels evened out by a strength."""
+        weight_reach = np.max([np.abs(weight).max(axis=1) for weight in self.weights], axis=0).astype(np.float64)
+        factors = smoothing_factors(reach(self.moments), weight_reach, strength)
+        weights = [weight * factors[:, None] for weight in self.weights]
+        return replace(self, moments=scaled(self.moments, factors), weights=weights, strength=strength, factors=factors)
+
+    def error(self, symmetric: bool) -> OutputError:
+        """The error of ranges of it."""
+        offsets = None if self.split is None else self.split.offsets
+        return OutputError(self.moments.sample, self.weights, symmetric, offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,103 +220,127 @@ class _Work:
 
     def run(self, range_of: RangeOf, *, smooth: bool) -> _Result:
         """The steps after the shift."""
-        weights = [self.folder.value(reader.product.weight) for reader in self.edge.readers]
-        strength, factors = self._smoothing(weights) if smooth else (None, None)
-        moments = self.moments if factors is None else scaled(self.moments, factors)
-        if factors is not None:
-            weights = [weight * factors[:, None] for weight in weights]
-        entry = self._entry(moments, weights, range_of, changed=factors is not None or SHIFT in self.steps)
+        form = self._form([self.folder.value(reader.product.weight) for reader in self.edge.readers], smooth)
+        moments, weights = form.moments, form.weights
+        changed = form.split is not None or form.factors is not None or SHIFT in self.steps
+        entry = self._entry(form, range_of, changed=changed)
         quantized = self._rounded(weights, moments)
-        biases = self._biases(weights, quantized, moments, self._mean_error(moments, weights, entry))
         names = [reader.product.weight for reader in self.edge.readers]
-        # What is rounded to the nearest and not smoothed, insert_qdq makes itself.
-        kept = factors is not None or ROUND in self.steps
+        # What is rounded to the nearest and not changed, insert_qdq makes itself.
+        kept = form.split is not None or form.factors is not None or ROUND in self.steps
         summary = {
             "tensor": self.edge.tensor,
             "shifted": SHIFT in self.steps and (bool(self.edge.offset) or self.centre is not None),
-            "strength": strength,
+            "strength": form.strength,
+            "copies": 0 if form.split is None else len(form.split.channels) - len(self.moments.mean),
             "low": None if entry is None else entry.minimum,
             "high": None if entry is None else entry.maximum,
         }
         return _Result(
             self.edge.tensor,
             dict(zip(names, quantized, strict=True)) if kept else {},
-            biases,
-            None if factors is None else (1 / factors).astype(np.float32),
-            self._summand(factors),
+            self._biases(form, quantized, entry),
+            None if form.factors is None else (1 / form.factors).astype(np.float32),
+            self._summand(form, entry),
+            form.split,
             entry,
             summary,
         )
 
-    def _summand(self, factors: Vector | None) -> Vector | None:
+    def _summand(self, form: _Form, entry: Entry | None) -> Vector | None:
         """What is added in front of the quantizer, after the factors."""
-        if self.centre is None:
+        if self.centre is None and form.split is None:
             return None
-        return (-self.centre if factors is None else -self.centre / factors).astype(np.float32)
+        summand = np.zeros(len(form.moments.mean))
+        if self.centre is not None:
+            centre = self.centre if form.split is None else self.centre[form.split.channels]
+            summand -= centre if form.factors is None else centre / form.factors
+        moved = self._moved(form, entry)
+        if moved is not None:
+            summand += moved
+        return summand.astype(np.float32)
 
-    def _biases(
-        self, weights: Sequence[Vector], quantized: Sequence[QuantizedWeight], moments: Moments, error: Floats
-    ) -> dict[str, Vector]:
-        """What the products' biases take: the shift in front of the quantizer, and what rounding costs on average.
+    def _biases(self, form: _Form, quantized: Sequence[QuantizedWeight], entry: Entry | None) -> dict[str, Vector]:
+        """What the products' biases take: what is added in front of the quantizer, and what rounding costs on average.
 
         Args:
-            weights: as the quantizer's input meets them.
-            quantized: their INT8 forms.
-            moments: of the quantizer's input.
-            error: (C,), what quantizing changes in the input on average.
+            form: what the quantizer meets.
+            quantized: INT8 forms of its weights.
+            entry: the quantizer's range.
         """
-        if self.centre is None and BIAS not in self.steps:
+        if self.centre is None and form.split is None and BIAS not in self.steps:
             return {}
         biases = {}
-        for reader, weight, codes in zip(self.edge.readers, weights, quantized, strict=True):
+        error = self._mean_error(form, entry)
+        moved = self._moved(form, entry)
+        for reader, weight, codes in zip(self.edge.readers, form.weights, quantized, strict=True):
             taken = np.zeros(weight.shape[1])
             if BIAS in self.steps:
-                taken += moments.mean @ (weight.astype(np.float64) - codes.values) - error @ codes.values
+                taken += form.moments.mean @ (weight.astype(np.float64) - codes.values) - error @ codes.values
             if self.centre is not None:
                 taken += self.centre @ self.folder.value(reader.product.weight).astype(np.float64)
+            if moved is not None:
+                taken -= moved @ codes.values
             biases[reader.bias] = taken.astype(np.float32)
         return biases
 
-    def _mean_error(self, moments: Moments, weights: Sequence[Vector], entry: Entry | None) -> Floats:
+    def _moved(self, form: _Form, entry: Entry | None) -> Floats | None:
+        """By how much copies are moved before they are rounded, float64 (C,); None where nothing is."""
+        if form.split is None or entry is None:
+            return None
+        step = entry.scale if self.symmetric else Grid.between(*self._ends(entry)).scale
+        moved: Floats = form.split.offsets.astype(np.float64) * float(step)
+        return moved
+
+    @staticmethod
+    def _ends(entry: Entry) -> tuple[float, float]:
+        """The range that the grid of an entry covers, zero included."""
+        low, high = entry.minimum or 0.0, entry.maximum or 0.0
+        return min(max(low, -entry.amax), 0.0), max(min(high, entry.amax), 0.0)
+
+    def _mean_error(self, form: _Form, entry: Entry | None) -> Floats:
         """What the activation's grid changes in each channel on average, over the kept rows; 0 where it is not known.
 
         Rounding alone leaves next to nothing. Clipping takes from one side, and the logits drift.
         """
         if entry is None or entry.minimum is None or entry.maximum is None or entry.amax == 0:
-            return np.zeros(len(moments.mean))
-        low, high = max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax)
-        errors = OutputError(moments.sample, weights, self.symmetric).of_rows(min(low, 0.0), max(high, 0.0))
+            return np.zeros(len(form.moments.mean))
+        errors = form.error(self.symmetric).of_rows(*self._ends(entry))
         return np.asarray(errors.mean(axis=0, dtype=np.float64))
 
-    def _smoothing(self, weights: Sequence[Vector]) -> tuple[float | None, Vector | None]:
-        """The strength that costs least on the rows kept for it, with its factors; None where none gains anything."""
-        moments = self.moments
-        weight_reach = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0).astype(np.float64)
-        best: tuple[float | None, Vector | None] = (None, None)
-        least = self._cost(moments, weights)
-        for strength in STRENGTHS:
-            factors = smoothing_factors(reach(moments), weight_reach, strength)
-            cost = self._cost(scaled(moments, factors), [weight * factors[:, None] for weight in weights])
-            if cost < least:
-                best, least = (strength, factors), cost
+    def _form(self, weights: Sequence[Vector], smooth: bool) -> _Form:
+        """The copies and the smoothing that cost least on the rows kept for it."""
+        best = plain = _Form(self.moments, weights)
+        least = self._cost(plain)
+        candidates = [plain]
+        if SPLIT in self.steps and self.edge.source is not None:
+            copies = split(self.moments, weights)
+            if copies is not None:
+                candidates.append(_Form(copies.moments(self.moments), [copies.reading(w) for w in weights], copies))
+        for form in candidates:
+            strengths = STRENGTHS if form.split is None else SPLIT_STRENGTHS
+            tried = [form, *(form.smoothed(strength) for strength in strengths if smooth)]
+            costs = [self._cost(one) for one in tried]
+            if min(costs) < least * (1 if form.split is None else WORTH):
+                best, least = tried[int(np.argmin(costs))], min(costs)
         return best
 
-    def _cost(self, moments: Moments, weights: Sequence[Vector]) -> float:
+    def _cost(self, form: _Form) -> float:
         """Error at the products' results from the activation's grid over its full range and from the weights' grids."""
-        rows = moments.sample
-        error = OutputError(rows, weights, self.symmetric).of_range(*full_range(moments))
-        lost = np.concatenate([weight - round_nearest(weight).values for weight in weights], axis=1)
+        rows = form.moments.sample
+        error = form.error(self.symmetric).of_range(*full_range(form.moments))
+        lost = np.concatenate([weight - round_nearest(weight).values for weight in form.weights], axis=1)
         centred = rows - rows.mean(axis=0) if BIAS in self.steps else rows
         return error + float(np.sum((centred @ lost) ** 2))
 
-    def _entry(self, moments: Moments, weights: Sequence[Vector], range_of: RangeOf, *, changed: bool) -> Entry | None:
+    def _entry(self, form: _Form, range_of: RangeOf, *, changed: bool) -> Entry | None:
         """The range of the activation; None where the table's stays right."""
         if RANGE not in self.steps:
-            return range_of(self.edge.tensor, moments) if changed else None
-        low, high = full_range(moments)
+            return range_of(self.edge.tensor, form.moments) if changed else None
+        low, high = full_range(form.moments)
         if low == high:
             return None
-        return refined_entry(*OutputError(moments.sample, weights, self.symmetric).best_range(low, high))
+        return refined_entry(*form.error(self.symmetric).best_range(low, high))
 
     def _rounded(self, weights: Sequence[Vector], moments: Moments) -> list[QuantizedWeight]:
         """The weights on their grids; those of one edge share its second moments, so they are rounded as one."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from quantkit.network.edges import Vector, with_constants
@@ -27,6 +29,9 @@ class Refinement:
         biases: bias behind a product -> what to add to it where the product is quantized, float32 (outputs,).
         factors: activation -> float32 (C,), what it is multiplied by in front of its quantizer.
         summands: activation -> float32 (C,), what is added after that; made up for in `biases`.
+        channels: activation -> int32 (C + added,), the channel that each channel of what is quantized copies
+            (`quantkit.network.splitting`); factors and summands are of this width, and so are the inputs of the weights
+            that read it.
         entries: activation -> the range of what is quantized: after `constants`, `factors` and `summands`.
         steps: names of the steps that were made.
         edges: what was decided for each activation, as JSON values for the record.
@@ -37,6 +42,7 @@ class Refinement:
     biases: Mapping[str, Vector] = field(default_factory=dict)
     factors: Mapping[str, Vector] = field(default_factory=dict)
     summands: Mapping[str, Vector] = field(default_factory=dict)
+    channels: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     edges: tuple[Mapping[str, Any], ...] = ()
@@ -44,7 +50,7 @@ class Refinement:
     @property
     def changed(self) -> frozenset[str]:
         """Activations whose pairs hold something else than their values; only products refined for it can read them."""
-        return frozenset(self.factors.keys() | self.summands.keys())
+        return frozenset(self.factors.keys() | self.summands.keys() | self.channels.keys())
 
     def model(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The FP32 network with the changed constants: another network with the same function."""

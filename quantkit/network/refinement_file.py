@@ -17,12 +17,15 @@ from quantkit.errors import QuantkitError, TableError
 from quantkit.files import npz_bytes, read_bytes, sha256_array, sha256_json, write_bytes
 from quantkit.network.precision import QuantizedWeight
 from quantkit.network.refinement import Refinement
+from quantkit.network.splitting import is_split
 from quantkit.tables.table import Entry
 
-VERSION = 3
+VERSION = 4
 HEADER = "header"
 ENTRY_FIELDS = ("scale", "minimum", "maximum", "method", "reason")
 PARTS = ("constants", "biases", "factors", "summands")
+DTYPES = {"codes": "|i1", "channels": "<i4"}
+"""Of the members that are not float32."""
 DIGEST = "sha256"
 
 
@@ -38,11 +41,12 @@ def dump_refinement(refinement: Refinement, seconds: float = 0.0) -> bytes:
         arrays |= {f"{part}/{i}": np.asarray(value, "<f4") for i, value in enumerate(values.values())}
     for i, weight in enumerate(refinement.weights.values()):
         arrays |= {f"codes/{i}": weight.codes, f"scales/{i}": np.asarray(weight.scales, "<f4")}
+    arrays |= {f"channels/{i}": np.asarray(value, "<i4") for i, value in enumerate(refinement.channels.values())}
     header: dict[str, Any] = {
         "version": VERSION,
         "seconds": seconds,
         "names": {part: list(values) for part, values in _parts(refinement).items()}
-        | {"weights": list(refinement.weights)},
+        | {"weights": list(refinement.weights), "channels": list(refinement.channels)},
         "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "entries": {
             name: [float(entry.scale), entry.minimum, entry.maximum, entry.method, entry.reason]
@@ -94,9 +98,10 @@ def _read_archive(archive: zipfile.ZipFile) -> tuple[Refinement, float]:
     if header["version"] != VERSION:
         raise TableError(f"it has version {header['version']!r}; this release reads {VERSION}.")
     names, shapes = header["names"], header["shapes"]
-    kinds = {part: len(names[part]) for part in PARTS} | {kind: len(names["weights"]) for kind in ("codes", "scales")}
+    kinds = {part: len(names[part]) for part in (*PARTS, "channels")}
+    kinds |= {kind: len(names["weights"]) for kind in ("codes", "scales")}
     arrays = {
-        name: read_member(archive, name, ("|i1" if kind == "codes" else "<f4",), tuple(shapes[name]))
+        name: read_member(archive, name, (DTYPES.get(kind, "<f4"),), tuple(shapes[name]))
         for kind, count in kinds.items()
         for name in (f"{kind}/{i}" for i in range(count))
     }
@@ -109,10 +114,14 @@ def _read_archive(archive: zipfile.ZipFile) -> tuple[Refinement, float]:
     }
     if odd := [name for name, w in weights.items() if w.codes.ndim != 2 or w.scales.shape != w.codes.shape[1:]]:
         raise TableError(f"codes and scales of {odd[0]!r} do not fit each other.")
+    channels = {str(name): arrays[f"channels/{i}"] for i, name in enumerate(names["channels"])}
+    if odd := [name for name, at in channels.items() if not is_split(at)]:
+        raise TableError(f"the channels of {odd[0]!r} are no copies of channels.")
     entries = {name: Entry(**dict(zip(ENTRY_FIELDS, row, strict=True))) for name, row in header["entries"].items()}
     steps = tuple(map(str, header["steps"]))
     edges = tuple(dict(edge) for edge in header["edges"])
-    return Refinement(**parts, weights=weights, entries=entries, steps=steps, edges=edges), float(header["seconds"])
+    refinement = Refinement(**parts, weights=weights, channels=channels, entries=entries, steps=steps, edges=edges)
+    return refinement, float(header["seconds"])
 
 
 def _parts(refinement: Refinement) -> dict[str, dict[str, Any]]:

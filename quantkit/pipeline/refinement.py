@@ -28,7 +28,7 @@ from quantkit.tables.table import Entry
 if TYPE_CHECKING:
     from quantkit.network.refinement import Refinement
 
-RULES = 7
+RULES = 8
 """Part of every key in the cache; raised when the same settings come to give another refinement."""
 
 

@@ -117,7 +117,7 @@ def test_keys_are_centred_and_channels_evened_out(
     key, value = done.moments[attention.key], done.moments[attention.value]
     assert np.allclose(key.low, -key.high, atol=1e-4)
     assert moments[attention.key].high.max() > 15 and key.high.max() < 3
-    assert np.abs(done.context(moments[attention.context]).mean).max() < 1e-6
+    assert np.abs(value.mean).max() < 1e-6
 
     def unevenness(seen: Moments) -> float:
         reach = np.maximum(-seen.low, seen.high)

@@ -84,7 +84,8 @@ def test_parts_go_back_to_float_and_the_record_says_why(cli, arguments, tmp_path
     assert "layer1.ffn2 stays in float: with it in INT8" in " ".join(text.split())
     assert "layer1.ffn.output.matmul" in (tmp_path / "out" / "README.md").read_text()
     int8 = record["engines"][1]
-    assert int8["int8_ops"] == 15, "all 16 products but one"
+    products = 16 if "mha" in record["plan"]["mode"] else 12  # which one wins is a matter of measured times
+    assert int8["int8_ops"] == products - 1
     assert max(map(len, text.splitlines()[:20])) <= 80
 
 
