@@ -11,7 +11,7 @@ from network_helpers import TOKENS, Foreign, feed, moments_of, run, table_of, ti
 
 from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.errors import TableError
-from quantkit.network import refine as refining
+from quantkit.network import refine_edge as refining
 from quantkit.network import splitting
 from quantkit.network.config import BertConfig
 from quantkit.network.edges import find_edges
