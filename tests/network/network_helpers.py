@@ -246,3 +246,9 @@ def moments_of(network: Network) -> dict[str, Moments]:
         for name in names:
             accumulators[name].update(values[name], tokens["attention_mask"] != 0)
     return {name: accumulator.moments() for name, accumulator in accumulators.items()}
+
+
+def span(name: str, moments: Moments) -> Entry:
+    """The full range of an activation, as a calibration method's answer."""
+    low, high = float(moments.low.min()), float(moments.high.max())
+    return Entry(np.float32(max(-low, high) / 127), low, high, "minmax")

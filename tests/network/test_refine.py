@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from network_helpers import TOKENS, Foreign, feed, moments_of, run, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, feed, moments_of, run, span, table_of, tiny_model
 
 from quantkit.collect.moments import Moments
 from quantkit.errors import InputError, TableError, UnknownNameError
@@ -38,11 +38,6 @@ def with_outliers(model: onnx.ModelProto) -> None:
         if tensor.name.endswith("attention.norm.weight"):
             values[5] *= 12.0
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-
-
-def span(name: str, moments: Moments) -> Entry:
-    low, high = float(moments.low.min()), float(moments.high.max())
-    return Entry(np.float32(max(-low, high) / 127), low, high, "minmax")
 
 
 @pytest.fixture(scope="module")

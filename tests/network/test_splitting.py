@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from network_helpers import TOKENS, Foreign, feed, moments_of, run, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, feed, moments_of, run, span, table_of, tiny_model
 
 from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.errors import TableError
@@ -26,7 +26,6 @@ from quantkit.network.refine import STEPS, refine
 from quantkit.network.refinement import Refinement
 from quantkit.network.refinement_file import load_refinement, save_refinement
 from quantkit.network.splitting import Split, is_split, split
-from quantkit.tables.table import Entry
 
 WIDE = (3, 7)
 GELU = "layer0.ffn.gelu"
@@ -40,11 +39,6 @@ def with_wide_channels(model: onnx.ModelProto) -> None:
         if "intermediate" in tensor.name and values.shape[-1] > 2:
             values[..., WIDE] *= 30.0
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-
-
-def span(name: str, moments: Moments) -> Entry:
-    low, high = float(moments.low.min()), float(moments.high.max())
-    return Entry(np.float32(max(-low, high) / 127), low, high, "minmax")
 
 
 @pytest.fixture(autouse=True)
