@@ -81,7 +81,8 @@ def is_split(channels: Channels) -> bool:
     if channels.ndim != 1 or not len(channels):
         return False
     width = int(channels.max()) + 1
-    return bool(channels.min() >= 0 and np.array_equal(channels[:width], np.arange(width)))
+    # The length first: a forged number must not decide how much memory is taken.
+    return bool(width <= len(channels) and channels.min() >= 0 and np.array_equal(channels[:width], np.arange(width)))
 
 
 def split(moments: Moments, weights: Sequence[Vector]) -> Split | None:

@@ -205,7 +205,7 @@ def test_copies_on_disk(network: Network, moments: dict[str, Moments], tmp_path:
     read, _ = load_refinement(save_refinement(tmp_path / "r.npz", made, 1.5))
     assert made.channels.keys() == read.channels.keys() == {GELU, "layer1.ffn.gelu"}
     assert all(np.array_equal(made.channels[name], read.channels[name]) for name in made.channels)
-    for bad in ([0, 2, 1, 0], [-1, 0, 1], [], [[0, 1], [1, 0]]):
+    for bad in ([0, 2, 1, 0], [-1, 0, 1], [], [[0, 1], [1, 0]], [0, 1, 2**31 - 2]):
         channels = np.array(bad, np.int32)
         assert not is_split(channels)
         with pytest.raises(TableError, match="no copies of channels"):
