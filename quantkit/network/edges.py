@@ -17,6 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from quantkit.network.index import GraphIndex, WeightMatMul
+from quantkit.network.rewriting import replace_values
 from quantkit.network.structure import find_encoder
 
 Vector = npt.NDArray[np.float32]
@@ -93,7 +94,7 @@ def find_edges(index: GraphIndex) -> list[Edge]:
             offset, residuals = _shift_of(index, tensor, readers, sums)
             reading = {dense.product.node for dense in readers}
             shared = any(node.name not in reading for node in index.consumers[tensor])
-            source = None if shared else _source_of(index, tensor)
+            source = None if shared else _source_of(index, tensor, sums)
             edges.append(Edge(tensor, readers, offset, residuals, shared, *(source or ())))
     return edges
 
@@ -122,7 +123,7 @@ def with_constants(proto: onnx.ModelProto, constants: Mapping[str, Vector]) -> o
     model.CopyFrom(proto)
     for tensor in model.graph.initializer:
         if tensor.name in constants:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constants[tensor.name]), tensor.name))
+            replace_values(tensor, constants[tensor.name])
     return model
 
 
@@ -149,41 +150,40 @@ def _shift_of(
     return (offset, tuple(residuals)) if offset else ("", ())
 
 
-def _source_of(index: GraphIndex, tensor: str) -> tuple[Dense, tuple[str, ...], tuple[str, ...]] | None:
+def _source_of(
+    index: GraphIndex, tensor: str, sums: Mapping[str, Dense]
+) -> tuple[Dense, tuple[str, ...], tuple[str, ...]] | None:
     """`Edge.source`, `between` and `vectors` of a tensor; None where channels cannot be copied."""
-    dense = {product.output: product for product in index.weight_matmuls}
     sources, vectors, between, frontier = set[str](), list[str](), {tensor}, [tensor]
     while frontier:
         name = frontier.pop()
-        if name in dense:
+        if name in sums:
             sources.add(name)
             continue
         node = index.producer.get(name)
         if node is None or node.op_type not in ELEMENTWISE or len(node.output) != 1:
             return None
         for read in node.input:
-            if read not in index.data:
-                extents = index.shape(read)
-                if extents is None or read not in index.initializers:
-                    return None
-                if any(extent != 1 for extent in extents):
-                    vectors.append(read)
-            elif read not in between:
-                between.add(read)
-                frontier.append(read)
+            if read in index.data:
+                if read not in between:
+                    between.add(read)
+                    frontier.append(read)
+            elif (extents := index.shape(read)) is None or read not in index.initializers:
+                return None
+            elif any(extent != 1 for extent in extents):
+                vectors.append(read)
     if len(sources) != 1:
         return None
-    source = dense_of(index, dense[sources.pop()])
-    if source is None:
-        return None
+    source = sums[sources.pop()]
     width = int(index.initializers[source.product.weight].dims[1])
-    readers = {node.name for name in between for node in index.consumers.get(name, ())}
-    inside = {index.producer[name].name for name in between} | {node.name for node in index.consumers[tensor]}
+    inside = {index.producer[name].name for name in between}
+    readers = {node.name for name in between - {tensor} for node in index.consumers[name]}
     if readers - inside or any(_is_output(index, name) for name in between):
         return None
     if not all(_is_own_vector(index, name, width) for name in vectors):
         return None
-    return source, tuple(name for name in index.activations if name in between), tuple(vectors)
+    between.add(source.product.output)
+    return source, tuple(name for name in index.activations if name in between), (*vectors, source.bias)
 
 
 def _is_own_vector(index: GraphIndex, name: str, width: int) -> bool:

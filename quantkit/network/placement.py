@@ -138,10 +138,7 @@ class Placer(ABC):
         if entry is None:
             self.placement.skipped[tensor] = NO_ENTRY
             return None
-        if symmetric or self.plan.symmetric or entry.minimum is None or entry.maximum is None:
-            grid = Grid(entry.scale)
-        else:
-            grid = Grid.between(max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax))
+        grid = Grid.of(entry, symmetric or self.plan.symmetric)
         if not grid.usable:
             self.placement.skipped[tensor] = f"its scale is {float(grid.scale):g}"
             return None

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import InputError, UnknownNameError
 from quantkit.qparams import INT8_MAX
+
+if TYPE_CHECKING:
+    from quantkit.tables.table import Entry
 
 UINT8_MAX = 255
 
@@ -62,6 +66,13 @@ class Grid:
         scale = np.float32((high - low) / UINT8_MAX)
         zero_point = round(-low / float(scale)) if scale > 0 else 0
         return cls(scale, min(zero_point, UINT8_MAX), False)
+
+    @classmethod
+    def of(cls, entry: Entry, symmetric: bool) -> Grid:
+        """The grid of a range: int8 around zero, or uint8 between the clipped extremes where they are known."""
+        if symmetric or entry.minimum is None or entry.maximum is None:
+            return cls(entry.scale)
+        return cls.between(max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax))
 
     @classmethod
     def unit(cls, signed: bool) -> Grid:

@@ -30,7 +30,7 @@ from quantkit.network.index import GraphIndex, WeightMatMul, attribute
 from quantkit.network.placement import Placement, place, requirements
 from quantkit.network.precision import Grid, PrecisionPlan, QuantizedWeight
 from quantkit.network.refinement import Refinement
-from quantkit.network.rewriting import drop_unread_constants, fresh_name, replace_nodes
+from quantkit.network.rewriting import drop_unread_constants, fresh_name, replace_nodes, replace_values
 from quantkit.network.splitting import widen
 from quantkit.qparams import quantize, weight_scales
 
@@ -224,7 +224,7 @@ class _Rewriter:
                 if name in self.refinement.biases:
                     tensor = self.index.initializers[name]
                     corrected = numpy_helper.to_array(tensor) + self.refinement.biases[name]
-                    tensor.CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), name))
+                    replace_values(tensor, corrected.astype(np.float32))
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Adds an initializer under a name not taken yet; gives that name."""

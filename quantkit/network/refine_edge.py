@@ -87,6 +87,7 @@ class EdgeWork:
         moments, weights = form.moments, form.weights
         changed = form.split is not None or form.factors is not None or SHIFT in self.steps
         entry = self._entry(form, range_of, changed=changed)
+        moved = self._moved(form, entry)
         quantized = self._rounded(weights, moments)
         names = [reader.product.weight for reader in self.edge.readers]
         # What is rounded to the nearest and not changed, insert_qdq makes itself.
@@ -102,15 +103,15 @@ class EdgeWork:
         return EdgeResult(
             self.edge.tensor,
             dict(zip(names, quantized, strict=True)) if kept else {},
-            self._biases(form, quantized, entry),
+            self._biases(form, quantized, moved, entry),
             None if form.factors is None else (1 / form.factors).astype(np.float32),
-            self._summand(form, entry),
+            self._summand(form, moved),
             form.split,
             entry,
             summary,
         )
 
-    def _summand(self, form: Form, entry: Entry | None) -> Vector | None:
+    def _summand(self, form: Form, moved: Floats | None) -> Vector | None:
         """What is added in front of the quantizer, after the factors."""
         if self.centre is None and form.split is None:
             return None
@@ -118,24 +119,25 @@ class EdgeWork:
         if self.centre is not None:
             centre = self.centre if form.split is None else self.centre[form.split.channels]
             summand -= centre if form.factors is None else centre / form.factors
-        moved = self._moved(form, entry)
         if moved is not None:
             summand += moved
         return summand.astype(np.float32)
 
-    def _biases(self, form: Form, quantized: Sequence[QuantizedWeight], entry: Entry | None) -> dict[str, Vector]:
+    def _biases(
+        self, form: Form, quantized: Sequence[QuantizedWeight], moved: Floats | None, entry: Entry | None
+    ) -> dict[str, Vector]:
         """What the products' biases take: what is added in front of the quantizer, and what rounding costs on average.
 
         Args:
             form: what the quantizer meets.
             quantized: INT8 forms of its weights.
+            moved: by how much its copies are moved.
             entry: the quantizer's range.
         """
         if self.centre is None and form.split is None and BIAS not in self.steps:
             return {}
         biases = {}
         error = self._mean_error(form, entry)
-        moved = self._moved(form, entry)
         for reader, weight, codes in zip(self.edge.readers, form.weights, quantized, strict=True):
             taken = np.zeros(weight.shape[1])
             if BIAS in self.steps:
@@ -151,15 +153,8 @@ class EdgeWork:
         """By how much copies are moved before they are rounded, float64 (C,); None where nothing is."""
         if form.split is None or entry is None:
             return None
-        step = entry.scale if self.symmetric else Grid.between(*self._ends(entry)).scale
-        moved: Floats = form.split.offsets.astype(np.float64) * float(step)
+        moved: Floats = form.split.offsets.astype(np.float64) * float(Grid.of(entry, self.symmetric).scale)
         return moved
-
-    @staticmethod
-    def _ends(entry: Entry) -> tuple[float, float]:
-        """The range that the grid of an entry covers, zero included."""
-        low, high = entry.minimum or 0.0, entry.maximum or 0.0
-        return min(max(low, -entry.amax), 0.0), max(min(high, entry.amax), 0.0)
 
     def _mean_error(self, form: Form, entry: Entry | None) -> Floats:
         """What the activation's grid changes in each channel on average, over the kept rows; 0 where it is not known.
@@ -168,25 +163,27 @@ class EdgeWork:
         """
         if entry is None or entry.minimum is None or entry.maximum is None or entry.amax == 0:
             return np.zeros(len(form.moments.mean))
-        errors = form.error(self.symmetric).of_rows(*self._ends(entry))
+        low, high = max(entry.minimum, -entry.amax), min(entry.maximum, entry.amax)
+        errors = form.error(self.symmetric).of_rows(min(low, 0.0), max(high, 0.0))
         return np.asarray(errors.mean(axis=0, dtype=np.float64))
 
     def _form(self, weights: Sequence[Vector], smooth: bool) -> Form:
         """The copies and the smoothing that cost least on the rows kept for it."""
-        best = plain = Form(self.moments, weights)
-        least = self._cost(plain)
-        candidates = [plain]
-        if SPLIT in self.steps and self.edge.source is not None:
-            copies = split(self.moments, weights)
-            if copies is not None:
-                candidates.append(Form(copies.moments(self.moments), [copies.reading(w) for w in weights], copies))
-        for form in candidates:
-            strengths = STRENGTHS if form.split is None else SPLIT_STRENGTHS
-            tried = [form, *(form.smoothed(strength) for strength in strengths if smooth)]
-            costs = [self._cost(one) for one in tried]
-            if min(costs) < least * (1 if form.split is None else WORTH):
-                best, least = tried[int(np.argmin(costs))], min(costs)
+        best, least = self._cheapest(Form(self.moments, weights), STRENGTHS if smooth else ())
+        copies = split(self.moments, weights) if SPLIT in self.steps and self.edge.source is not None else None
+        if copies is not None:
+            form = Form(copies.moments(self.moments), [copies.reading(weight) for weight in weights], copies)
+            form, cost = self._cheapest(form, SPLIT_STRENGTHS if smooth else ())
+            if cost < WORTH * least:
+                best = form
         return best
+
+    def _cheapest(self, form: Form, strengths: Sequence[float]) -> tuple[Form, float]:
+        """The form itself, or smoothed by one of some strengths, and what it costs."""
+        tried = [form, *(form.smoothed(strength) for strength in strengths)]
+        costs = [self._cost(one) for one in tried]
+        least = int(np.argmin(costs))
+        return tried[least], costs[least]
 
     def _cost(self, form: Form) -> float:
         """Error at the products' results from the activation's grid over its full range and from the weights' grids."""

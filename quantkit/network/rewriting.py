@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    import numpy.typing as npt
+    from onnx import GraphProto, NodeProto, TensorProto
 
 
 def fresh_name(name: str, taken: set[str]) -> str:
@@ -35,3 +38,10 @@ def drop_unread_constants(graph: GraphProto, among: Collection[str] | None = Non
         name = graph.initializer[i].name
         if name not in read and (among is None or name in among):
             del graph.initializer[i]
+
+
+def replace_values(tensor: TensorProto, values: npt.NDArray[np.float32]) -> None:
+    """Gives a constant other values, of any shape, in place."""
+    from onnx import numpy_helper
+
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from quantkit.network.folding import reach
 from quantkit.network.index import GraphIndex
 from quantkit.network.precision import QuantizedWeight
 from quantkit.network.refinement import Refinement
+from quantkit.network.rewriting import replace_values
 
 Channels = npt.NDArray[np.int32]
 SHARE = 96
@@ -43,21 +45,25 @@ class Split:
 
     channels: Channels
 
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many there are of each one, itself included, (C + added,)."""
+        counts: npt.NDArray[np.int64] = np.bincount(self.channels)[self.channels]
+        return counts
+
     @property
     def shares(self) -> Vector:
         """What each copy counts for behind the next product, float32 (C + added,): 1 / number of copies."""
-        shares: Vector = (1 / np.bincount(self.channels)[self.channels]).astype(np.float32)
+        shares: Vector = (1 / self.counts).astype(np.float32)
         return shares
 
-    @property
+    @cached_property
     def offsets(self) -> Vector:
         """By how many steps each copy is moved in front of its quantizer, float32 (C + added,), in (-0.5, 0.5)."""
-        number = np.zeros(len(self.channels))
-        seen = np.zeros(int(self.channels.max()) + 1)
-        for i, channel in enumerate(self.channels):
-            number[i] = seen[channel]
-            seen[channel] += 1
-        return ((number + 0.5) / np.bincount(self.channels)[self.channels] - 0.5).astype(np.float32)
+        order = np.argsort(self.channels, kind="stable")
+        number = np.empty(len(order))  # of a copy among those of its channel
+        number[order] = np.arange(len(order)) - np.searchsorted(self.channels[order], self.channels[order])
+        return ((number + 0.5) / self.counts - 0.5).astype(np.float32)
 
     def moments(self, moments: Moments) -> Moments:
         """The moments with copies, from those without."""
@@ -138,7 +144,7 @@ def widen(model: onnx.ModelProto, refinement: Refinement, quantized: Collection[
             biases[source.bias] = biases[source.bias][at]
         for reader in edge.readers:
             tensor = index.initializers[reader.product.weight]
-            _replace(tensor, copies.reading(numpy_helper.to_array(tensor)))
+            replace_values(tensor, copies.reading(numpy_helper.to_array(tensor)))
         for name in edge.between:
             if name in index.info:
                 index.info[name].type.tensor_type.shape.dim[-1].dim_value = len(at)
@@ -148,8 +154,4 @@ def widen(model: onnx.ModelProto, refinement: Refinement, quantized: Collection[
 def _take(index: GraphIndex, name: str, channels: Channels) -> None:
     """Repeats the last dimension of a constant, in place."""
     tensor = index.initializers[name]
-    _replace(tensor, numpy_helper.to_array(tensor)[..., channels])
-
-
-def _replace(tensor: onnx.TensorProto, values: npt.NDArray[np.float32]) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    replace_values(tensor, numpy_helper.to_array(tensor)[..., channels])

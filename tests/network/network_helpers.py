@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.network.config import BertConfig
 from quantkit.network.graph import Network
+from quantkit.network.model import load_model
 from quantkit.network.refine import observed_tensors
 from quantkit.tables.table import CalibrationTable, Entry
 
@@ -231,6 +232,14 @@ class Foreign:
 
     def gemm(self, x: str, name: str) -> str:
         return self.op("Gemm", x, self.const(self.w[f"{name}.weight"]), self.const(self.w[f"{name}.bias"]), transB=1)
+
+
+def changed_network(folder: Path, change: Callable[[onnx.ModelProto], None]) -> Network:
+    """The network of a model folder after a change to its constants."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(load_model(folder).proto)
+    change(proto)
+    return Network(proto)
 
 
 TOKENS = [feed(100, 8, 20, seed=seed) for seed in range(8)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from network_helpers import TOKENS, Foreign, feed, moments_of, run, span, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, changed_network, feed, moments_of, run, span, table_of, tiny_model
 
 from quantkit.collect.moments import Moments
 from quantkit.errors import InputError, TableError, UnknownNameError
@@ -17,7 +17,6 @@ from quantkit.network.config import BertConfig
 from quantkit.network.edges import find_edges
 from quantkit.network.folding import middle, smoothing_factors
 from quantkit.network.graph import Network
-from quantkit.network.model import load_model
 from quantkit.network.onnx_import import load_onnx
 from quantkit.network.precision import MODES, PrecisionPlan
 from quantkit.network.qdq import insert_qdq
@@ -42,10 +41,7 @@ def with_outliers(model: onnx.ModelProto) -> None:
 
 @pytest.fixture(scope="module")
 def network(tiny_bert_dir: Path) -> Network:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(load_model(tiny_bert_dir).proto)
-    with_outliers(proto)
-    return Network(proto)
+    return changed_network(tiny_bert_dir, with_outliers)
 
 
 @pytest.fixture(scope="module")

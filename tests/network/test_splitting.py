@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from network_helpers import TOKENS, Foreign, feed, moments_of, run, span, table_of, tiny_model
+from network_helpers import TOKENS, Foreign, changed_network, feed, moments_of, run, span, table_of, tiny_model
 
 from quantkit.collect.moments import Moments, MomentsAccumulator
 from quantkit.errors import TableError
@@ -17,7 +17,6 @@ from quantkit.network.config import BertConfig
 from quantkit.network.edges import find_edges
 from quantkit.network.graph import Network
 from quantkit.network.index import GraphIndex
-from quantkit.network.model import load_model
 from quantkit.network.onnx_import import load_onnx
 from quantkit.network.precision import PrecisionPlan
 from quantkit.network.qdq import insert_qdq
@@ -50,10 +49,7 @@ def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def network(tiny_bert_dir: Path) -> Network:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(load_model(tiny_bert_dir).proto)
-    with_wide_channels(proto)
-    return Network(proto)
+    return changed_network(tiny_bert_dir, with_wide_channels)
 
 
 @pytest.fixture(scope="module")
